@@ -1,0 +1,176 @@
+"""The edge: compose the config, run, print the outcome, exit.
+
+Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed.
+"""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config import CONF_DIR, PipelineConfig, register_schema
+from pipeline.errors import ConfigError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.contracts import Outcome
+
+log = logging.getLogger("pipeline")
+
+_OK, _ERROR, _GATE_FAILED, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main() -> int:
+    """Run what the command line asks for and return the exit code."""
+    register_schema()
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+    def job(composed: DictConfig) -> None:
+        codes.append(_run_job(composed, wants_traceback))
+
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("interrupted: nothing was published", file=sys.stderr)
+        return _INTERRUPTED
+    except (HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        _fail(_explain(error, sys.argv[1:]))
+        return _ERROR
+    if _ERROR in codes:
+        return _ERROR
+    return max(codes, default=_OK)
+
+
+def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
+    """Run one job; a sweep goes on with the next whatever its outcome."""
+    try:
+        config = OmegaConf.to_object(composed)
+        assert isinstance(config, PipelineConfig)
+        _check_names(config)
+        _set_up_logging()
+        from pipeline.run import run
+
+        outcome = run(config)
+    except PipelineError as error:
+        if wants_traceback:
+            raise
+        _fail(str(error))
+        return _ERROR
+    except OSError as error:
+        if wants_traceback:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _fail(f"cannot read or write{where}: {error.strerror or error}; nothing was published")
+        return _ERROR
+    except MemoryError:
+        _fail("out of memory; lower validate.batch_size or engine.max_batch")
+        return _ERROR
+    except (KeyboardInterrupt, OmegaConfBaseException):
+        raise
+    except Exception as error:  # a bug of ours: still one line, with the way to the traceback
+        if wants_traceback:
+            raise
+        detail = " ".join(str(error).split())[:300]
+        _fail(
+            f"internal error: {type(error).__name__}: {detail}; please report it with the traceback "
+            "that HYDRA_FULL_ERROR=1 shows"
+        )
+        return _ERROR
+    _print_outcome(outcome)
+    return _OK if outcome.published else _GATE_FAILED
+
+
+def _check_names(config: PipelineConfig) -> None:
+    """Model and precision names become directories.
+
+    Raises:
+        ConfigError: a name with anything but letters, digits, dot, dash and underscore.
+    """
+    for key, name in (("model.name", config.model.name), ("precision.name", config.precision.name)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(
+                f"{key}={name!r}: expected letters, digits, '.', '-' and '_': it names a directory"
+            )
+
+
+def _set_up_logging() -> None:
+    """One line a stage on stderr, coloured on a terminal; libraries only when they warn."""
+    from rich.logging import RichHandler
+
+    from pipeline.progress import console
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    level = os.environ.get("PIPELINE_LOG_LEVEL", "INFO").upper()
+    logging.getLogger("pipeline").setLevel(level)
+
+
+def _print_outcome(outcome: "Outcome") -> None:
+    from pipeline.report.text import render_text
+
+    print(render_text(outcome))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Turn Hydra's and OmegaConf's messages into one line that names the key and the choices."""
+    text = str(error)
+    causes = f"{text} {error.__cause__ or ''}"
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, choice = match[1].rpartition("/")
+        options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
+        return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
+    if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
+        return _unknown_key(match[1], arguments)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1].rpartition(".")[2], arguments)
+    if match := re.search(r"Missing mandatory value: (\S+)", causes):
+        return f"{match[1]} is not set; add {match[1]}=…"
+    key = re.search(r"full_key: (\S+)", causes)
+    first = " ".join(causes.split("full_key")[0].split())
+    prefix = f"{key[1]}: " if key else ""
+    return f"{prefix}{first}; see python -m pipeline --help"
+
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+    """Name the override with the unknown key, and the keys that exist where it was looked up."""
+    schema = OmegaConf.structured(PipelineConfig)
+    given = next(
+        (a.partition("=")[0].lstrip("+~") for a in arguments if key in a.partition("=")[0]), key
+    )
+    parent = given.rpartition(".")[0]
+    node = OmegaConf.select(schema, parent) if parent else schema
+    names = sorted(map(str, node)) if isinstance(node, DictConfig) else sorted(map(str, schema))
+    return f"{given}: no such key; {_suggest(key, names)}"
+
+
+def _suggest(word: str, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"{meant}choose one of {', '.join(options)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is measured: agreement of vectors, task scores, interleaved timing."""

@@ -1,0 +1,153 @@
+"""The configuration: plain dataclasses that Hydra checks keys and types against.
+
+They are not frozen because OmegaConf has to fill them. ``conf/config.yaml`` starts from the
+schema stored here, so an unknown key or a wrong type fails at composition, with its name. The
+edge (``pipeline.__main__``) turns the composed config into a ``PipelineConfig`` once; nothing
+past it sees OmegaConf. Paths are ``str`` here and ``pathlib.Path`` after the edge.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+_IN_WHEEL = Path(__file__).parent / "conf"
+CONF_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parent.parent / "conf"
+"""Where the YAML files are: inside the installed package, or at the top of a checkout."""
+
+
+class Exporter(StrEnum):
+    """What turns the Sentence Transformer into ONNX."""
+
+    torch = "torch"
+    optimum = "optimum"
+
+
+class NumericType(StrEnum):
+    """The arithmetic of a graph's GEMMs."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class DatasetFormat(StrEnum):
+    """How the text to calibrate and validate on is stored."""
+
+    sample = "sample"
+    jsonl = "jsonl"
+    csv = "csv"
+    beir = "beir"
+
+
+class EngineChoice(StrEnum):
+    """Which runtimes get an engine; ONNX Runtime always gets ``model.onnx``."""
+
+    auto = "auto"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt_rtx"
+    onnxruntime = "onnxruntime"
+
+
+class Device(StrEnum):
+    """Where the PyTorch reference runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class ModelConfig:
+    """Which Sentence Transformer, tried in this order: directory, package, hub id."""
+
+    name: str = MISSING
+    directory: str | None = None
+    package: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = None
+    trust_remote_code: bool = False
+    max_length: int | None = None
+
+
+@dataclass
+class PrecisionConfig:
+    """What the GEMMs compute in, and how int8 gets there."""
+
+    name: str = MISSING
+    type: NumericType = MISSING
+    smoothing_alpha: float = 0.9
+    calibration_sentences: int = 1024
+
+
+@dataclass
+class DatasetConfig:
+    """Text to calibrate and validate on; columns matter for ``jsonl`` and ``csv`` only."""
+
+    name: str = MISSING
+    format: DatasetFormat = MISSING
+    path: str | None = None
+    text_column: str | None = None
+    group_column: str | None = None
+    sentence1_column: str | None = None
+    sentence2_column: str | None = None
+    score_column: str | None = None
+    split: str = "test"
+    calibration_fraction: float = 0.0
+
+
+@dataclass
+class EngineConfig:
+    """TensorRT engines: runtimes, optimization profiles and builder limits."""
+
+    runtime: EngineChoice = MISSING
+    sequence_buckets: list[int] | None = None
+    max_batch: int = 64
+    opt_batch: int = 16
+    workspace_mib: int = 2048
+    optimization_level: int | None = None
+    timing_cache: str | None = None
+    timeout_s: int = 3600
+
+
+@dataclass
+class GatesConfig:
+    """The least an artifact must reach, by numeric type of the graph."""
+
+    cosine_mean: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ValidateConfig:
+    """What is measured, for how long, and what has to hold."""
+
+    device: Device = Device.auto
+    max_sentences: int = 1000
+    batch_size: int = 32
+    timing_sentences: int = 128
+    min_rounds: int = 7
+    max_rounds: int = 40
+    timing_budget_s: float = 20.0
+    latency_runs: int = 200
+    gates: GatesConfig = field(default_factory=GatesConfig)
+
+
+@dataclass
+class PipelineConfig:
+    """One run: one model at one precision, published as one bundle."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
+    exporter: Exporter = Exporter.torch
+    artifacts_dir: str = "artifacts"
+
+
+def register_schema() -> None:
+    """Store the schema that ``conf/config.yaml`` names first in its defaults list."""
+    ConfigStore.instance().store(name="schema", node=PipelineConfig)

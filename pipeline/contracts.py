@@ -1,0 +1,196 @@
+"""The frozen artifacts that pass between stages.
+
+Each carries the sha256 of its own bytes and of what it was made from, so a bundle's lineage
+can be walked back to the weights.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.agreement import Agreement
+from pipeline.bench.timing import Latency, Throughput
+from pipeline.config import NumericType
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output; a dynamic dimension is its name, a static one its size."""
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceModel:
+    """A Sentence Transformer on disk whose weights are known.
+
+    ``assets`` holds what a server needs beside the graph (tokenizer, module configs), without
+    weights. ``sha256`` is the weights file's; of several files, that of their ``sha256sum`` lines.
+    ``candidates`` are the places tried, in order, with what came of each.
+    """
+
+    name: str
+    path: Path
+    assets: Path
+    origin: str
+    location: str
+    revision: str | None
+    candidates: tuple[str, ...]
+    weights: Mapping[str, str]
+    sha256: str
+    max_length: int
+    dimension: int
+    modules: tuple[str, ...]
+    pooling: str
+    prompts: Mapping[str, str]
+    default_prompt: str | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxModel:
+    """An ONNX graph that meets the graph contract (see ``docs/adr/0002-graph-contract.md``)."""
+
+    path: Path
+    sha256: str
+    precision: NumericType
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    source_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graphs:
+    """One precision as two graphs of the same function.
+
+    ``portable`` is the ``model.onnx`` of the bundle (int8: uint8 activations with zero point
+    128, the form ONNX Runtime's CPU kernels are fast on). ``buildable`` is what TensorRT
+    accepts (int8: zero point 0). For fp32 and fp16 they are the same file.
+    """
+
+    portable: OnnxModel
+    buildable: OnnxModel
+    quantization: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One TensorRT optimization profile: (batch, sequence) at min, opt and max."""
+
+    min: tuple[int, int]
+    opt: tuple[int, int]
+    max: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A serialized TensorRT or TensorRT-RTX plan.
+
+    ``target`` says which GPUs it is for (``sm_89``, ``ampere_plus``). ``layer_types`` counts the
+    parsed network's layers by the type of their first output, before fusion.
+    """
+
+    path: Path
+    sha256: str
+    runtime: str
+    runtime_version: str
+    target: str
+    profiles: tuple[Profile, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layer_types: Mapping[str, int]
+    source_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotBuilt:
+    """A runtime that could have had an engine and did not get one."""
+
+    runtime: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScores:
+    """A task's metric (0 to 100) by reference and artifact."""
+
+    metric: str
+    reference: float
+    artifact: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A threshold and what was seen."""
+
+    name: str
+    threshold: float
+    observed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value reaches the threshold; NaN never does."""
+        return self.observed >= self.threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactResult:
+    """One artifact's measurements, or why there are none."""
+
+    name: str
+    path: Path
+    reason: str | None = None
+    device: str | None = None
+    agreement: Agreement | None = None
+    tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    throughput: Throughput | None = None
+    latency: Latency | None = None
+    gates: tuple[Gate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The reference and every artifact's result."""
+
+    reference_device: str
+    reference_threads: int
+    dataset: str
+    artifacts: tuple[ArtifactResult, ...]
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """What failed, as ``artifact: gate observed < threshold``."""
+        return tuple(
+            f"{artifact.name}: {gate.name} {gate.observed:.6f} < {gate.threshold}"
+            for artifact in self.artifacts
+            for gate in artifact.gates
+            if not gate.passed
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured; ``data`` is ``report.json`` (schema 1, see ``docs/report.md``)."""
+
+    passed: bool
+    failed_gates: tuple[str, ...]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended: ``path`` is the published bundle, or the report of a rejected one."""
+
+    published: bool
+    path: Path
+    report: Report

@@ -1,0 +1,47 @@
+"""The GPU of this machine, if there is one."""
+
+import functools
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """What an engine is built for; ``driver`` is None where nvidia-smi does not say."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    driver: str | None
+
+    @property
+    def target(self) -> str:
+        """The compute capability as TensorRT and Triton write it: ``sm_89``."""
+        major, minor = self.compute_capability
+        return f"sm_{major}{minor}"
+
+
+@functools.cache
+def find_gpu() -> Gpu | None:
+    """Return the CUDA device that PyTorch would use, or None."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return Gpu(
+        name=torch.cuda.get_device_name(),
+        compute_capability=torch.cuda.get_device_capability(),
+        driver=_driver(),
+    )
+
+
+def _driver() -> str | None:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split("\n")[0].strip() or None

@@ -1,0 +1,60 @@
+"""ONNX Runtime on the CPU, or on CUDA for floating-point graphs."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from pipeline.errors import MeasureError
+from pipeline.graph import OUTPUT
+from pipeline.tokens import TokenBatch
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+
+def open_session(
+    path: Path, *, cuda: bool = False, threads: int = 0, optimize: bool = True
+) -> ort.InferenceSession:
+    """Open a graph, and fail with ONNX Runtime's own words where it cannot be.
+
+    ``threads`` 0 means all physical cores. The providers that really run are
+    ``session.get_providers()``: asking for CUDA does not give CUDA.
+
+    Raises:
+        MeasureError: the file is not a graph that this ONNX Runtime runs.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = [_CUDA, _CPU] if cuda and _CUDA in ort.get_available_providers() else [_CPU]
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        first = str(error).strip().split("\n")[0]
+        raise MeasureError(f"ONNX Runtime cannot open {path}: {first}") from error
+
+
+class OnnxRuntimeEncoder:
+    """``model.onnx`` in ONNX Runtime.
+
+    int8 stays on the CPU: ONNX Runtime's CUDA provider hands integer GEMMs back to the CPU and is
+    many times slower than fp32 there.
+    """
+
+    def __init__(self, path: Path, *, cuda: bool = False, threads: int = 0) -> None:
+        """Open the graph."""
+        self.name = "onnxruntime"
+        self._session = open_session(path, cuda=cuda, threads=threads)
+        self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
+        self._inputs = [i.name for i in self._session.get_inputs()]
+
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, float32 ``[batch, dim]``."""
+        result: npt.NDArray[np.float32] = self._session.run(
+            [OUTPUT], batch.feed(self._inputs)
+        )[0]
+        return result

@@ -1,0 +1,158 @@
+"""TensorRT and TensorRT-RTX plans; one file drives both, their Python modules share an API.
+
+PyTorch supplies device memory and the stream. Deserializing a plan runs code from it: callers
+check the file's sha256 against the manifest first.
+"""
+
+import importlib
+import importlib.util
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.engines.gpu import find_gpu
+from pipeline.errors import MeasureError
+from pipeline.graph import OUTPUT
+from pipeline.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+log = logging.getLogger(__name__)
+
+_RTX_COMPUTE_CAPABILITIES = "8.0, 8.6, 8.9 or 12.x"
+_HOPPER = (9, 0)
+
+
+def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
+    """Return why a plan cannot run here, or None where it can."""
+    gpu = find_gpu()
+    if gpu is None:
+        return "no CUDA device on this machine"
+    if importlib.util.find_spec(runtime) is None:
+        return f"Python package {runtime.replace('_', '-')} is not installed"
+    installed = str(importlib.import_module(runtime).__version__)
+    if installed != runtime_version:
+        return f"built with {runtime} {runtime_version}, installed is {installed}: build it again"
+    if runtime == "tensorrt_rtx":
+        major, minor = gpu.compute_capability
+        if gpu.compute_capability < (8, 0) or major in (_HOPPER[0], 10):
+            return (
+                f"TensorRT-RTX engines run on compute capability {_RTX_COMPUTE_CAPABILITIES}, "
+                f"{gpu.name} has {major}.{minor}"
+            )
+    elif target != gpu.target:
+        return f"built for {target}, {gpu.name} is {gpu.target}: build it again on this GPU"
+    return None
+
+
+class TensorRTEncoder:
+    """A deserialized plan, with one execution context per optimization profile in use."""
+
+    def __init__(self, path: Path, runtime: str) -> None:
+        """Deserialize the plan for the current CUDA device.
+
+        Raises:
+            MeasureError: TensorRT refuses the plan; its own words are in the message.
+        """
+        import torch
+
+        self.name = runtime
+        self.device = "cuda"
+        self._torch = torch
+        module = importlib.import_module(runtime)
+        self._errors: list[str] = []
+        self._logger = _make_logger(module, self._errors)
+        self._runtime: trt.Runtime = module.Runtime(self._logger)
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise MeasureError(f"{runtime} cannot load {path}: {self._words()}")
+        self._engine: trt.ICudaEngine = engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._inputs = [
+            n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT
+        ]
+        self._bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
+        self._dimension = int(engine.get_tensor_shape(OUTPUT)[1])
+        self._contexts: dict[int, trt.IExecutionContext] = {}
+        self._stream = torch.cuda.Stream()
+        self._lock = threading.Lock()
+
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, float32 ``[batch, dim]``, in chunks a profile takes.
+
+        Raises:
+            MeasureError: no profile takes this sequence length, or the enqueue failed.
+        """
+        rows, length = batch.input_ids.shape
+        index, most = self._pick_profile(length)
+        with self._lock:
+            parts = [
+                self._run(index, batch, start, min(start + most, rows))
+                for start in range(0, rows, most)
+            ]
+        return np.concatenate(parts)
+
+    def _run(
+        self, index: int, batch: TokenBatch, start: int, stop: int
+    ) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        with torch.cuda.stream(self._stream):
+            context = self._context(index)
+            held = []
+            for name, array in batch.feed(self._inputs).items():
+                part = np.ascontiguousarray(array[start:stop])
+                tensor = torch.from_numpy(part).to("cuda", non_blocking=True)
+                held.append(tensor)
+                if not context.set_input_shape(name, tuple(tensor.shape)):
+                    raise MeasureError(f"{self.name}: shape {tuple(tensor.shape)} of {name}: {self._words()}")
+                context.set_tensor_address(name, tensor.data_ptr())
+            output = torch.empty((stop - start, self._dimension), device="cuda")
+            context.set_tensor_address(OUTPUT, output.data_ptr())
+            if not context.execute_async_v3(self._stream.cuda_stream):
+                raise MeasureError(f"{self.name} could not run a batch: {self._words()}")
+            result: npt.NDArray[np.float32] = output.cpu().numpy()
+        return result
+
+    def _context(self, index: int) -> "trt.IExecutionContext":
+        if index not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise MeasureError(f"{self.name} gives no execution context: {self._words()}")
+            if not context.set_optimization_profile_async(index, self._stream.cuda_stream):
+                raise MeasureError(f"{self.name} refuses profile {index}: {self._words()}")
+            self._contexts[index] = context
+        return self._contexts[index]
+
+    def _profile_bounds(self, index: int) -> tuple[int, int, int]:
+        """Return a profile's smallest and largest sequence, and its largest batch."""
+        low, _, high = self._engine.get_tensor_profile_shape(self._inputs[0], index)
+        return int(low[1]), int(high[1]), int(high[0])
+
+    def _pick_profile(self, length: int) -> tuple[int, int]:
+        for index, (low, high, most) in enumerate(self._bounds):
+            if low <= length <= high:
+                return index, most
+        raise MeasureError(f"{self.name}: no optimization profile takes {length} tokens")
+
+    def _words(self) -> str:
+        return " | ".join(self._errors[-3:]) or "no reason given"
+
+
+def _make_logger(module: Any, errors: list[str]) -> Any:
+    severity = module.ILogger.Severity
+
+    class Forward(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, level: Any, text: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                errors.append(" ".join(text.split()))
+            log.log(logging.WARNING if level == severity.WARNING else logging.DEBUG, "%s", text)
+
+    return Forward()

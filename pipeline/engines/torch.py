@@ -1,0 +1,99 @@
+"""The reference: the Sentence Transformer itself, in PyTorch fp32."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.config import Device
+from pipeline.contracts import SourceModel
+from pipeline.errors import ConfigError, ResolveError
+from pipeline.tokens import TokenBatch
+
+
+def load_sentence_transformer(
+    path: Path, *, device: str, trust_remote_code: bool, attention: str | None = None
+) -> Any:
+    """Load a Sentence Transformer from disk in fp32, from safetensors only, never from a hub.
+
+    ``attention`` picks transformers' attention implementation; None leaves its default, which is
+    what a user of Sentence Transformers gets.
+
+    Raises:
+        ResolveError: the directory is not a Sentence Transformer, or a weight is NaN or infinite.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from sentence_transformers import SentenceTransformer
+
+    model_kwargs: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    if attention is not None:
+        model_kwargs["attn_implementation"] = attention
+    try:
+        model = SentenceTransformer(
+            str(path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ResolveError(
+            f"{path} does not load as a Sentence Transformer: {first}"
+        ) from error
+    model.eval().float()
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ResolveError(
+                f"{path}: weight {name} holds NaN or infinite values; "
+                "point model.directory at a checkpoint that was saved intact"
+            )
+    return model
+
+
+def pick_device(device: Device) -> str:
+    """Return ``cpu`` or ``cuda`` for the configured device.
+
+    Raises:
+        ConfigError: cuda was asked for and PyTorch sees none.
+    """
+    available = torch.cuda.is_available()
+    if device is Device.cuda and not available:
+        raise ConfigError(
+            "validate.device=cuda: PyTorch sees no CUDA device; set validate.device=cpu"
+        )
+    return "cuda" if available and device is not Device.cpu else "cpu"
+
+
+class TorchEncoder:
+    """PyTorch fp32 on already tokenized batches, TF32 off."""
+
+    def __init__(self, source: SourceModel, *, device: Device) -> None:
+        """Load the reference onto the device."""
+        self.name = "torch"
+        self.device = pick_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.model = load_sentence_transformer(
+            source.path, device=self.device, trust_remote_code=source.trust_remote_code
+        )
+        self._inputs = set(self.model.tokenizer.model_input_names)
+
+    @torch.inference_mode()
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, float32 ``[batch, dim]``."""
+        names = [
+            name
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+            if name in self._inputs or name != "token_type_ids"
+        ]
+        features = {
+            name: torch.from_numpy(array).to(self.device)
+            for name, array in batch.feed(names).items()
+        }
+        embedding = self.model(features)["sentence_embedding"]
+        result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()
+        return result

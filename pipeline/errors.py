@@ -1,0 +1,63 @@
+"""Every error the pipeline raises on purpose.
+
+A message says what failed, what was seen, what was expected and which config key (or command)
+changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
+
+::
+
+    PipelineError
+    ├── ConfigError      unknown key, unknown choice, wrong type, contradicting values
+    ├── DatasetError     missing file, missing column, empty text, too few sentences
+    ├── ResolveError     model not found, weights not the expected ones, unsafe formats
+    ├── ExportError      the exporter refused, or the graph does not compute what the model does
+    ├── QuantizeError    nothing to quantize, or a fold changed the function
+    ├── CastError        the graph cannot be cast to the precision asked for
+    ├── BuildError       TensorRT could not parse or build, or its process died
+    ├── MeasureError     an artifact could not be run, or returned NaN
+    ├── PublishError     the bundle could not be written
+    └── BundleError      a published bundle is incomplete, damaged or not for this machine
+"""
+
+
+class PipelineError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+
+class ConfigError(PipelineError):
+    """The configuration does not compose, or contradicts the model."""
+
+
+class DatasetError(PipelineError):
+    """The text to calibrate or validate on cannot be used."""
+
+
+class ResolveError(PipelineError):
+    """The model cannot be found, or is not the one that the config names."""
+
+
+class ExportError(PipelineError):
+    """The ONNX graph cannot be made, or does not compute what the model computes."""
+
+
+class QuantizeError(PipelineError):
+    """The graph cannot be quantized."""
+
+
+class CastError(PipelineError):
+    """The graph cannot be cast to another floating-point type."""
+
+
+class BuildError(PipelineError):
+    """An engine cannot be built."""
+
+
+class MeasureError(PipelineError):
+    """An artifact cannot be run, or what it returns is not a set of vectors."""
+
+
+class PublishError(PipelineError):
+    """The bundle cannot be published."""
+
+
+class BundleError(PipelineError):
+    """A published bundle cannot be loaded."""

@@ -1,0 +1,7 @@
+"""Static W8A8 quantization of an ONNX encoder, one idea a file.
+
+``gemms`` finds what to quantize, ``statistics`` watches real tokens go by, ``smoothing`` moves
+outliers where they hurt less without changing the function, ``scales`` turns ranges into steps,
+``qdq`` writes the steps into the graph. Q/DQ rules are TensorRT's: symmetric, activations per
+tensor, weights per output channel, zero point 0.
+"""

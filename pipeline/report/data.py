@@ -1,0 +1,135 @@
+"""``report.json``, schema 1: keys may be added, never renamed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import (
+    ArtifactResult,
+    Engine,
+    Graphs,
+    NotBuilt,
+    Report,
+    SourceModel,
+    Validation,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """How long a stage took; ``cached`` where its result was taken from the store."""
+
+    name: str
+    seconds: float
+    cached: bool = False
+
+
+def bundle_name(path: Path) -> str:
+    """Return an artifact's path inside the bundle."""
+    return f"engines/{path.name}" if path.suffix == ".plan" else path.name
+
+
+def make_report(
+    *,
+    source: SourceModel,
+    precision: str,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    not_built: Sequence[NotBuilt],
+    validation: Validation,
+    stages: Sequence[StageTime],
+    environment: Mapping[str, Any],
+) -> Report:
+    """Put everything that was measured into the schema."""
+    failed = validation.failed_gates
+    by_path = {engine.path: engine for engine in engines}
+    data: dict[str, Any] = {
+        "schema": 1,
+        "model": source.name,
+        "precision": precision,
+        "status": "failed" if failed else "passed",
+        "failed_gates": list(failed),
+        "source": {
+            "location": source.location,
+            "weights_sha256": source.sha256,
+            "modules": list(source.modules),
+            "pooling": source.pooling,
+            "max_length": source.max_length,
+            "dimension": source.dimension,
+        },
+        "reference": {
+            "framework": "torch",
+            "dtype": "float32",
+            "device": validation.reference_device,
+            "threads": validation.reference_threads,
+            "tf32": False,
+        },
+        "dataset": validation.dataset,
+        "artifacts": [_artifact(a, by_path.get(a.path)) for a in validation.artifacts],
+        "not_built": [{"name": item.runtime, "reason": item.reason} for item in not_built],
+        "stages": [asdict(stage) for stage in stages],
+        "environment": dict(environment),
+    }
+    if graphs.quantization is not None:
+        data["quantization"] = dict(graphs.quantization)
+    return Report(passed=not failed, failed_gates=failed, data=data)
+
+
+def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": result.name,
+        "file": bundle_name(result.path),
+        "bytes": result.path.stat().st_size,
+        "executed": result.reason is None,
+    }
+    if engine is not None:
+        entry |= {
+            "runtime_version": engine.runtime_version,
+            "target": engine.target,
+            "layer_types": dict(engine.layer_types),
+        }
+    if result.reason is not None:
+        return entry | {"reason": result.reason}
+    agreement, speed, latency = result.agreement, result.throughput, result.latency
+    assert agreement is not None and speed is not None and latency is not None
+    return entry | {
+        "device": result.device,
+        "agreement": {
+            "n": agreement.n,
+            "cosine": {"mean": agreement.mean, "p1": agreement.p1, "min": agreement.min},
+            "neighbor_overlap_at_10": agreement.neighbor_overlap_at_10,
+        },
+        "tasks": {
+            name: {
+                "metric": task.metric,
+                "reference": task.reference,
+                "artifact": task.artifact,
+                "delta": task.artifact - task.reference,
+            }
+            for name, task in result.tasks.items()
+        },
+        "throughput": {
+            "sentences_per_second": speed.sentences_per_second,
+            "reference_sentences_per_second": speed.reference_sentences_per_second,
+            "tokens_per_second": speed.tokens_per_second,
+            "speedup": {"median": speed.speedup, "ci95": list(speed.ci95)},
+            "rounds": speed.rounds,
+        },
+        "latency_ms": {
+            "batch": 1,
+            "p50": latency.p50,
+            "p95": latency.p95,
+            "p99": latency.p99,
+            "n": latency.n,
+        },
+        "gates": [
+            {
+                "name": gate.name,
+                "threshold": gate.threshold,
+                "observed": gate.observed,
+                "passed": gate.passed,
+            }
+            for gate in result.gates
+        ],
+    }

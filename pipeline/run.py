@@ -1,0 +1,124 @@
+"""The flow: every stage in order, from the config's model to a published bundle."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import NumericType, PipelineConfig
+from pipeline.contracts import Graphs, OnnxModel, Outcome, SourceModel
+from pipeline.datasets import Dataset, load_dataset
+from pipeline.environment import describe_environment
+from pipeline.report.data import StageTime, make_report
+from pipeline.stages.build import build, plan_build
+from pipeline.stages.cast import cast
+from pipeline.stages.export import export
+from pipeline.stages.publish import publish, reject
+from pipeline.stages.quantize import quantize
+from pipeline.stages.resolve import resolve
+from pipeline.stages.validate import validate
+from pipeline.store import staging
+
+log = logging.getLogger(__name__)
+
+
+def run(config: PipelineConfig) -> Outcome:
+    """Run the pipeline for one model at one precision.
+
+    Publishes ``<artifacts_dir>/<model>/<precision>/``; where a gate fails, publishes nothing and
+    leaves the report in ``<precision>.rejected/`` beside it.
+
+    Raises:
+        PipelineError: a stage could not do its work; nothing was published.
+    """
+    artifacts = Path(config.artifacts_dir)
+    target = artifacts / config.model.name / config.precision.name
+    clock = _Clock()
+    with staging(artifacts) as work:
+        dataset = load_dataset(config.dataset)
+        with clock.stage("resolve"):
+            source = resolve(config.model, work / "resolve")
+        plan = plan_build(config.engine, max_length=source.max_length)
+        with clock.stage("export"):
+            fp32 = export(source, config.exporter, dataset.calibration, work / "export")
+        graphs = _to_precision(fp32, source, config, dataset, work, clock)
+        engines = []
+        for runtime in plan.runtimes:
+            with clock.stage(f"build {runtime}"):
+                cache = Path(config.engine.timing_cache or artifacts / ".timing_cache")
+                engines.append(
+                    build(graphs.buildable, runtime, plan.profiles, config.engine, cache,
+                          work / "engines")
+                )
+        with clock.stage("validate"):
+            validation = validate(source, graphs, engines, dataset, config.validate)
+        report = make_report(
+            source=source,
+            precision=config.precision.name,
+            graphs=graphs,
+            engines=engines,
+            not_built=plan.not_built,
+            validation=validation,
+            stages=clock.stages,
+            environment=describe_environment(),
+        )
+        if not report.passed:
+            path = reject(report, work, target.with_name(f"{target.name}.rejected"))
+            return Outcome(published=False, path=path, report=report)
+        with clock.stage("publish"):
+            path = publish(
+                source=source,
+                fp32_sha256=fp32.sha256,
+                graphs=graphs,
+                engines=engines,
+                report=report,
+                config=_plain(config),
+                work_dir=work,
+                target=target,
+            )
+        return Outcome(published=True, path=path, report=report)
+
+
+def _to_precision(
+    fp32: OnnxModel,
+    source: SourceModel,
+    config: PipelineConfig,
+    dataset: Dataset,
+    work: Path,
+    clock: "_Clock",
+) -> Graphs:
+    match config.precision.type:
+        case NumericType.fp32:
+            return Graphs(portable=fp32, buildable=fp32)
+        case NumericType.fp16:
+            with clock.stage("cast"):
+                half = cast(fp32, work / "cast")
+            return Graphs(portable=half, buildable=half)
+        case NumericType.int8:
+            with clock.stage("quantize"):
+                return quantize(
+                    fp32, source, config.precision, dataset.calibration, work / "quantize"
+                )
+
+
+def _plain(config: PipelineConfig) -> Mapping[str, Any]:
+    return dataclasses.asdict(config)
+
+
+class _Clock:
+    """Times the stages and says when each starts and ends."""
+
+    def __init__(self) -> None:
+        self.stages: list[StageTime] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        log.info("%s …", name)
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        log.info("%s done in %.1f s", name, seconds)
+        self.stages.append(StageTime(name=name, seconds=round(seconds, 3)))

@@ -1,0 +1,197 @@
+"""Load a published bundle and encode text with it.
+
+    from pipeline.runtime import load
+    encoder = load("artifacts/minilm/int8")
+    encoder.encode(["a sentence", "another"])      # float32 ndarray [2, dim]
+
+Needs numpy, tokenizers and the runtime of the engine in use; PyTorch only where a TensorRT plan
+is used.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contracts import sha256_file
+from pipeline.engines import Encoder
+from pipeline.errors import BundleError, MeasureError
+from pipeline.tokens import Tokenizer, by_length
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class TextEncoder:
+    """Text to embeddings: a tokenizer, an engine, and the model's prompts. Thread-safe."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        engine: Encoder,
+        *,
+        dimension: int,
+        prompts: dict[str, str],
+        default_prompt: str | None,
+    ) -> None:
+        """Put the parts together; ``load`` does so for a bundle."""
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.dimension = dimension
+        self.prompts = prompts
+        self.default_prompt = default_prompt
+
+    def encode(
+        self,
+        texts: Sequence[str] | str,
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> FloatArray:
+        """Return one embedding a text, float32 ``[n, dim]`` in the order given (``[dim]`` for a str).
+
+        Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
+        length, so padding stays small; a text's vector does not depend on its batch.
+
+        Raises:
+            ValueError: ``batch_size`` below 1, or a prompt name the model does not have.
+            TypeError: something in ``texts`` is not a str.
+        """
+        if isinstance(texts, str):
+            only: FloatArray = self.encode(
+                [texts], batch_size, prompt_name=prompt_name, prompt=prompt
+            )[0]
+            return only
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"expected texts of type str, got {type(text).__name__}")
+        prefix = self._prompt(prompt_name, prompt)
+        rows = self.tokenizer.rows([prefix + text for text in texts])
+        embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for indices in by_length(rows, batch_size):
+            batch = self.tokenizer.pad([rows[i] for i in indices])
+            embeddings[indices] = self.engine.encode(batch)
+        return embeddings
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        """Resolve the prompt in Sentence Transformers' order: text, name, the model's default."""
+        if prompt is not None:
+            return prompt
+        name = name if name is not None else self.default_prompt
+        if name is None:
+            return ""
+        if name not in self.prompts and name not in ("query", "document"):
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise ValueError(f"prompt name {name!r}: the model has {known}")
+        return self.prompts.get(name, "")
+
+
+def load(directory: str | Path, engine: str = "auto") -> TextEncoder:
+    """Load a bundle with its best engine for this machine, or with the ``engine`` named.
+
+    ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx`` or ``onnxruntime``. ``auto`` takes a
+    TensorRT plan that fits this GPU and version, else ONNX Runtime, and logs which. Every file is
+    checked against the manifest before it is opened.
+
+    Raises:
+        BundleError: no bundle there, a file that is not the one published, or the engine asked
+            for cannot run here.
+    """
+    root = Path(directory)
+    manifest = _read_manifest(root)
+    checker = _Checker(root, manifest)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        checker.path(name)
+    model = manifest["model"]
+    return TextEncoder(
+        Tokenizer(root, max_length=int(model["max_length"])),
+        _open_engine(checker, manifest, engine),
+        dimension=int(model["dimension"]),
+        prompts=dict(model["prompts"]),
+        default_prompt=model["default_prompt"],
+    )
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    path = root / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{root} is not a bundle: manifest.json: {error}; publish one with python -m pipeline"
+        ) from error
+    if manifest.get("schema") != 1:
+        raise BundleError(f"{path}: schema {manifest.get('schema')}, expected 1")
+    return manifest
+
+
+class _Checker:
+    """Gives out paths of a bundle's files once their sha256 is the manifest's."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+        self._root = root
+        self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self._lock = threading.Lock()
+
+    def path(self, name: str) -> Path:
+        path = self._root / name
+        if name not in self._files:
+            raise BundleError(f"{path}: not in the manifest; publish the bundle again")
+        if not path.resolve().is_relative_to(self._root.resolve()):
+            raise BundleError(f"{path}: leads out of the bundle")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; publish the bundle again")
+        seen, expected = sha256_file(path), self._files[name]["sha256"]
+        if seen != expected:
+            raise BundleError(
+                f"{path}: sha256 {seen}, the manifest says {expected}: the file was changed after "
+                "publishing; publish the bundle again"
+            )
+        return path
+
+    def has(self, name: str) -> bool:
+        return name in self._files
+
+
+def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> Encoder:
+    known = ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime")
+    if wanted not in known:
+        raise BundleError(f"engine {wanted!r}: expected one of {', '.join(known)}")
+    reasons = []
+    for plan in sorted(manifest["engines"], key=lambda plan: str(plan["runtime"])):
+        runtime = plan["runtime"]
+        if wanted not in ("auto", runtime):
+            continue
+        from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
+
+        reason = obstacle(runtime, plan["runtime_version"], plan["target"])
+        if reason is None:
+            return TensorRTEncoder(checker.path(plan["file"]), runtime)
+        reasons.append(f"{plan['file']}: {reason}")
+    if wanted in ("tensorrt", "tensorrt_rtx"):
+        detail = "; ".join(reasons) or "the bundle holds no such engine"
+        raise BundleError(f"engine {wanted}: {detail}; load with engine='onnxruntime'")
+    for reason in reasons:
+        log.info("not used: %s", reason)
+    return _open_onnxruntime(checker, manifest)
+
+
+def _open_onnxruntime(checker: _Checker, manifest: dict[str, Any]) -> Encoder:
+    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+
+    path = checker.path("model.onnx")
+    if checker.has("model.onnx.data"):
+        checker.path("model.onnx.data")
+    try:
+        return OnnxRuntimeEncoder(path, cuda=manifest["precision_type"] != "int8")
+    except MeasureError as error:
+        raise BundleError(str(error)) from error

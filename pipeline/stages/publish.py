@@ -1,0 +1,188 @@
+"""publish: lay out the bundle, write its manifest, and put it in place by one rename."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
+from pipeline.errors import PublishError
+from pipeline.report.data import bundle_name
+from pipeline.report.html import render_html
+from pipeline.store import publish_directory
+
+log = logging.getLogger(__name__)
+
+MANIFEST_SCHEMA = 1
+
+
+def publish(
+    *,
+    source: SourceModel,
+    fp32_sha256: str,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    report: Report,
+    config: Mapping[str, Any],
+    work_dir: Path,
+    target: Path,
+) -> Path:
+    """Publish the bundle as ``target`` and return it.
+
+    Raises:
+        PublishError: a file changed since it was validated, or the bundle cannot be written.
+    """
+    bundle = work_dir / "bundle"
+    try:
+        shutil.copytree(source.assets, bundle)
+        _place(graphs.portable.path, bundle)
+        for engine in engines:
+            _place(engine.path, bundle / "engines")
+        write_report(report, bundle)
+        expected = {bundle_name(e.path): e.sha256 for e in engines}
+        if not (bundle / "model.onnx.data").exists():
+            expected["model.onnx"] = graphs.portable.sha256
+        files = _list_files(bundle)
+        for name, sha256 in expected.items():
+            if files[name]["sha256"] != sha256:
+                raise PublishError(f"{name} changed after it was validated; run again")
+        manifest = _manifest(source, fp32_sha256, graphs, engines, report, config, files)
+        (bundle / "manifest.json").write_text(_dump(manifest), "utf-8")
+    except OSError as error:
+        raise PublishError(
+            f"cannot write the bundle in {work_dir}: {error.strerror or error}; set artifacts_dir to "
+            "a directory with room for it"
+        ) from error
+    publish_directory(bundle, target)
+    return target
+
+
+def reject(report: Report, work_dir: Path, target: Path) -> Path:
+    """Write the report of a run that failed a gate to ``target``, and return it."""
+    rejected = work_dir / "rejected"
+    try:
+        rejected.mkdir()
+        write_report(report, rejected)
+    except OSError as error:
+        raise PublishError(f"cannot write {rejected}: {error.strerror or error}") from error
+    publish_directory(rejected, target)
+    return target
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write report.json and report.html."""
+    (directory / "report.json").write_text(_dump(report.data), "utf-8")
+    (directory / "report.html").write_text(render_html(report.data), "utf-8")
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _place(path: Path, directory: Path) -> None:
+    """Hard-link a file (and its external data) into the bundle, or copy it where links fail."""
+    directory.mkdir(exist_ok=True)
+    for file in (path, path.with_name(f"{path.name}.data")):
+        if not file.exists():
+            continue
+        try:
+            os.link(file, directory / file.name)
+        except OSError:
+            shutil.copyfile(file, directory / file.name)
+
+
+def _list_files(bundle: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(bundle).as_posix(): {
+            "sha256": sha256_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(bundle.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _manifest(
+    source: SourceModel,
+    fp32_sha256: str,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    report: Report,
+    config: Mapping[str, Any],
+    files: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "precision": report.data["precision"],
+        "precision_type": graphs.portable.precision.value,
+        "model": {
+            "name": source.name,
+            "id": source.location,
+            "origin": source.origin,
+            "revision": source.revision,
+            "candidates": list(source.candidates),
+            "weights": dict(source.weights),
+            "weights_sha256": source.sha256,
+            "modules": list(source.modules),
+            "pooling": source.pooling,
+            "max_length": source.max_length,
+            "dimension": source.dimension,
+            "prompts": dict(source.prompts),
+            "default_prompt": source.default_prompt,
+        },
+        "graph": {
+            "inputs": [asdict(spec) for spec in graphs.portable.inputs],
+            "outputs": [asdict(spec) for spec in graphs.portable.outputs],
+        },
+        "engines": [
+            {
+                "file": bundle_name(engine.path),
+                "runtime": engine.runtime,
+                "runtime_version": engine.runtime_version,
+                "target": engine.target,
+                "profiles": [asdict(profile) for profile in engine.profiles],
+                "inputs": [asdict(spec) for spec in engine.inputs],
+                "outputs": [asdict(spec) for spec in engine.outputs],
+                "layer_types": dict(engine.layer_types),
+                "source_sha256": engine.source_sha256,
+            }
+            for engine in engines
+        ],
+        "lineage": _lineage(source, fp32_sha256, graphs, engines),
+        "quantization": graphs.quantization,
+        "files": dict(files),
+        "environment": report.data["environment"],
+        "config": dict(config),
+    }
+
+
+def _lineage(
+    source: SourceModel, fp32_sha256: str, graphs: Graphs, engines: Sequence[Engine]
+) -> list[dict[str, Any]]:
+    """List every artifact with the sha256 of what it was made from, weights first."""
+    chain = [
+        {"artifact": "weights", "sha256": source.sha256, "from": None},
+        {"artifact": "fp32 graph", "sha256": fp32_sha256, "from": source.sha256},
+    ]
+    made = {fp32_sha256}
+    for artifact, graph in (("engine graph", graphs.buildable), ("model.onnx", graphs.portable)):
+        if graph.sha256 not in made:
+            chain.append(
+                {"artifact": artifact, "sha256": graph.sha256, "from": graph.source_sha256}
+            )
+            made.add(graph.sha256)
+    for engine in engines:
+        chain.append(
+            {
+                "artifact": bundle_name(engine.path),
+                "sha256": engine.sha256,
+                "from": engine.source_sha256,
+            }
+        )
+    return chain

@@ -1,0 +1,243 @@
+"""validate: run every artifact that can run here against PyTorch fp32, and judge it."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bench.agreement import agreement
+from pipeline.bench.tasks import score, task_metric
+from pipeline.bench.timing import compare_throughput, measure_latency
+from pipeline.config import NumericType, ValidateConfig
+from pipeline.contracts import (
+    ArtifactResult,
+    Engine,
+    Gate,
+    Graphs,
+    SourceModel,
+    TaskScores,
+    Validation,
+)
+from pipeline.datasets import Dataset, spread
+from pipeline.engines import Encoder
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
+from pipeline.engines.torch import TorchEncoder
+from pipeline.errors import ConfigError, MeasureError
+from pipeline.progress import track
+from pipeline.runtime import TextEncoder
+from pipeline.tokens import TokenBatch, Tokenizer, by_length
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reference:
+    """What every artifact is compared with, computed once."""
+
+    encoder: Encoder
+    texts: Sequence[str]
+    embeddings: FloatArray
+    task_scores: Mapping[str, float]
+    batches: Sequence[TokenBatch]
+    singles: Sequence[TokenBatch]
+
+
+def validate(
+    source: SourceModel,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    dataset: Dataset,
+    config: ValidateConfig,
+) -> Validation:
+    """Measure agreement, task scores and speed of ``model.onnx`` and of each engine.
+
+    An engine that cannot run on this machine is reported with the reason and no number.
+
+    Raises:
+        ConfigError: a setting out of range, or no gate for this numeric type.
+        MeasureError: an artifact that should run does not.
+    """
+    import torch
+
+    kind = graphs.portable.precision
+    threshold = _threshold(config, kind)
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    torch_encoder = TorchEncoder(source, device=config.device)
+    _check_tokenizer(tokenizer, torch_encoder, dataset.evaluation[:64])
+    reference = _measure_reference(source, torch_encoder, tokenizer, dataset, config)
+
+    def onnxruntime() -> Encoder:
+        cuda = kind is not NumericType.int8 and torch_encoder.device == "cuda"
+        return OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda)
+
+    results = [
+        _measure("onnxruntime", graphs.portable.path, onnxruntime, source, tokenizer, reference,
+                 dataset, config, threshold)
+    ]
+    for engine in engines:
+        reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
+        if reason is not None:
+            log.info("%s: not executed: %s", engine.runtime, reason)
+            results.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
+            continue
+
+        def tensorrt(engine: Engine = engine) -> Encoder:
+            return TensorRTEncoder(engine.path, engine.runtime)
+
+        results.append(
+            _measure(engine.runtime, engine.path, tensorrt, source, tokenizer, reference, dataset,
+                     config, threshold)
+        )
+    return Validation(
+        reference_device=torch_encoder.device,
+        reference_threads=torch.get_num_threads(),
+        dataset=dataset.name,
+        artifacts=tuple(results),
+    )
+
+
+def _threshold(config: ValidateConfig, kind: NumericType) -> float:
+    for name, least in (
+        ("batch_size", 1), ("max_sentences", 12), ("timing_sentences", 1), ("min_rounds", 2),
+        ("latency_runs", 1),
+    ):
+        if getattr(config, name) < least:
+            raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
+    if config.max_rounds < config.min_rounds:
+        raise ConfigError(
+            f"validate.max_rounds={config.max_rounds}: expected at least min_rounds={config.min_rounds}"
+        )
+    if kind.value not in config.gates.cosine_mean:
+        raise ConfigError(f"validate.gates.cosine_mean has no threshold for {kind}; add one")
+    return config.gates.cosine_mean[kind.value]
+
+
+def _check_tokenizer(
+    tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]
+) -> None:
+    """Compare the bundle's token ids with the Sentence Transformer's own.
+
+    Raises:
+        MeasureError: they differ.
+    """
+    for text, row in zip(texts, tokenizer.rows(texts), strict=True):
+        ids = reference.model.tokenizer(
+            text, truncation="longest_first", max_length=tokenizer.max_length
+        )["input_ids"]
+        if tuple(ids) != row.ids:
+            raise MeasureError(
+                f"tokenizer.json gives other token ids than the Sentence Transformer for {text!r}; "
+                "save the model again with SentenceTransformer.save()"
+            )
+
+
+def _measure_reference(
+    source: SourceModel,
+    encoder: TorchEncoder,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    config: ValidateConfig,
+) -> _Reference:
+    texts = spread(dataset.evaluation, config.max_sentences)
+    rows = tokenizer.rows(_prompted(source, texts))
+    timed = spread(rows, config.timing_sentences)
+    encode = _cached(_text_encoder(source, tokenizer, encoder), config.batch_size)
+    return _Reference(
+        encoder=encoder,
+        texts=texts,
+        embeddings=encode(texts),
+        task_scores={task.name: score(task, encode) for task in dataset.tasks},
+        batches=[
+            tokenizer.pad([timed[i] for i in indices])
+            for indices in by_length(timed, config.batch_size)
+        ],
+        singles=[tokenizer.pad([row]) for row in spread(rows, config.latency_runs)],
+    )
+
+
+def _measure(
+    name: str,
+    path: Path,
+    open_encoder: Callable[[], Encoder],
+    source: SourceModel,
+    tokenizer: Tokenizer,
+    reference: _Reference,
+    dataset: Dataset,
+    config: ValidateConfig,
+    threshold: float,
+) -> ArtifactResult:
+    encoder = open_encoder()
+    encode = _cached(_text_encoder(source, tokenizer, encoder), config.batch_size)
+    embeddings = encode(reference.texts)
+    if not np.isfinite(embeddings).all():
+        bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
+        raise MeasureError(
+            f"{name} returns NaN or infinite embeddings for {bad} of {len(embeddings)} sentences; "
+            "use precision=fp32, or report the model: an overflow was not kept in fp32"
+        )
+    close = agreement(reference.embeddings, embeddings)
+    tasks = {
+        task.name: TaskScores(
+            metric=task_metric(task),
+            reference=reference.task_scores[task.name],
+            artifact=score(task, encode),
+        )
+        for task in dataset.tasks
+    }
+    log.info("%s: mean cosine %.6f, lowest %.6f, n %d", name, close.mean, close.min, close.n)
+    throughput = compare_throughput(
+        reference.encoder,
+        encoder,
+        reference.batches,
+        min_rounds=config.min_rounds,
+        max_rounds=config.max_rounds,
+        budget_s=config.timing_budget_s,
+    )
+    log.info("%s: %.2fx PyTorch fp32 on %s", name, throughput.speedup, encoder.device)
+    return ArtifactResult(
+        name=name,
+        path=path,
+        device=encoder.device,
+        agreement=close,
+        tasks=tasks,
+        throughput=throughput,
+        latency=measure_latency(encoder, reference.singles, runs=config.latency_runs),
+        gates=(Gate(name="cosine.mean", threshold=threshold, observed=close.mean),),
+    )
+
+
+def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:
+    return TextEncoder(
+        tokenizer,
+        encoder,
+        dimension=source.dimension,
+        prompts=dict(source.prompts),
+        default_prompt=source.default_prompt,
+    )
+
+
+def _cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
+    """Return an encode function that computes each text once, with progress."""
+    known: dict[str, FloatArray] = {}
+
+    def encode(texts: Sequence[str]) -> FloatArray:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        new.sort(key=len, reverse=True)
+        chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
+        for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
+            known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return encode
+
+
+def _prompted(source: SourceModel, texts: Sequence[str]) -> list[str]:
+    prefix = source.prompts.get(source.default_prompt, "") if source.default_prompt else ""
+    return [prefix + text for text in texts]
+

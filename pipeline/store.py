@@ -1,0 +1,124 @@
+"""Scratch space, atomic publication, locks: what keeps a killed run from leaving half a bundle.
+
+Everything is written under ``<artifacts>/.staging/<run>/``, on the file system of its final place,
+and appears there by one rename. A run holds a lock on its staging directory, so a later run can
+tell a dead one's leftovers from a living one's work.
+"""
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import PublishError
+
+log = logging.getLogger(__name__)
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def staging(artifacts: Path) -> Iterator[Path]:
+    """Give a fresh directory under ``artifacts``, removed at the end whatever happens.
+
+    Raises:
+        PublishError: ``artifacts`` cannot be written.
+    """
+    root = artifacts / ".staging"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_dead(root)
+        work = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+        lock = FileLock(f"{work}.lock")
+        lock.acquire(timeout=0)
+        work.mkdir()
+    except OSError as error:
+        raise PublishError(
+            f"cannot write {artifacts}: {error.strerror or error}; set artifacts_dir to a directory "
+            "you may write"
+        ) from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _remove_dead(root: Path) -> None:
+    """Remove the staging directories of runs that no longer hold their lock."""
+    for lock_file in root.glob("*.lock"):
+        try:
+            with FileLock(lock_file, timeout=0):
+                shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
+                lock_file.unlink(missing_ok=True)
+        except (Timeout, OSError):
+            continue
+
+
+def publish_directory(source: Path, target: Path) -> None:
+    """Put ``source`` in ``target``'s place by one rename; what was there before is removed.
+
+    The old directory stays complete until the new one is there: the two swap names
+    (``renameat2`` with ``RENAME_EXCHANGE``; Linux). Where the file system cannot swap, the old one
+    is renamed away first, which leaves a moment without either.
+
+    Raises:
+        PublishError: the directories cannot be renamed.
+    """
+    try:
+        _fsync_tree(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{target.name}.lock"):
+            if not target.exists():
+                source.rename(target)
+            elif _exchange(source, target):
+                shutil.rmtree(source)
+            else:
+                log.warning("%s: this file system cannot swap directories in one step", target)
+                aside = source.with_name(f"{source.name}.old")
+                target.rename(aside)
+                source.rename(target)
+                shutil.rmtree(aside)
+            _fsync(target.parent)
+    except OSError as error:
+        raise PublishError(
+            f"cannot publish {target}: {error.strerror or error}; set artifacts_dir to a directory "
+            "you may write, with room for the bundle"
+        ) from error
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two paths atomically; return False where kernel, libc or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(b))
+
+
+def _fsync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        _fsync(path)
+    _fsync(directory)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

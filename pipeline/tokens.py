@@ -1,0 +1,119 @@
+"""Text to token batches, exactly as the Sentence Transformer tokenizes.
+
+Sentence Transformers prepends the prompt, tokenizes with the model's fast tokenizer and truncates
+to ``max_seq_length``, special tokens counted in. The same ``tokenizer.json`` through the
+``tokenizers`` library gives the same ids; export checks that.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as FastTokenizer
+
+from pipeline.errors import BundleError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    """One text's token ids and token type ids, special tokens included, no padding."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Padded int64 arrays ``[batch, sequence]``, ready for a graph."""
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    token_type_ids: IntArray
+
+    def feed(self, names: Sequence[str]) -> dict[str, IntArray]:
+        """Return the arrays a graph with these input names takes."""
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.attention_mask.sum())
+
+
+class Tokenizer:
+    """The tokenizer of a Sentence Transformer, read from its files; thread-safe."""
+
+    def __init__(self, directory: Path, *, max_length: int) -> None:
+        """Read ``tokenizer.json`` and ``tokenizer_config.json`` from ``directory``.
+
+        Raises:
+            BundleError: a file is missing or is not a tokenizer.
+        """
+        path = directory / "tokenizer.json"
+        try:
+            self._tokenizer = FastTokenizer.from_file(str(path))
+            config = json.loads((directory / "tokenizer_config.json").read_text("utf-8"))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(
+                f"cannot read the tokenizer {path}: {error}; publish the bundle again"
+            ) from error
+        self.max_length = max_length
+        self.padding_side: str = config.get("padding_side", "right")
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(
+            max_length, direction=config.get("truncation_side", "right")
+        )
+        pad = config.get("pad_token")
+        pad = pad["content"] if isinstance(pad, dict) else pad
+        self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0
+        self.pad_type_id = int(config.get("pad_token_type_id", 0))
+
+    def rows(self, texts: Sequence[str]) -> list[TokenRow]:
+        """Tokenize, each text for itself."""
+        return [
+            TokenRow(ids=tuple(e.ids), type_ids=tuple(e.type_ids))
+            for e in self._tokenizer.encode_batch(list(texts))
+        ]
+
+    def pad(self, rows: Sequence[TokenRow], *, length: int | None = None) -> TokenBatch:
+        """Pad rows to ``length`` tokens, or to the longest row."""
+        width = max(len(row.ids) for row in rows) if length is None else length
+        shape = (len(rows), width)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.full(shape, self.pad_type_id, dtype=np.int64)
+        for i, row in enumerate(rows):
+            n = len(row.ids)
+            where = slice(0, n) if self.padding_side == "right" else slice(width - n, width)
+            ids[i, where] = row.ids
+            mask[i, where] = 1
+            types[i, where] = row.type_ids
+        return TokenBatch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+
+
+def by_length(rows: Sequence[TokenRow], batch_size: int) -> list[list[int]]:
+    """Group row indices into batches of similar length, longest first."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def by_exact_length(
+    rows: Sequence[TokenRow], *, max_tokens: int, max_batch: int = 64
+) -> list[list[int]]:
+    """Group row indices into batches of one length each, so that no batch has padding.
+
+    A batch holds at most ``max_batch`` rows and ``max_tokens`` tokens (but at least one row).
+    """
+    lengths: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        lengths.setdefault(len(row.ids), []).append(i)
+    batches = []
+    for length, indices in sorted(lengths.items()):
+        size = max(1, min(max_batch, max_tokens // max(length, 1)))
+        batches += [indices[i : i + size] for i in range(0, len(indices), size)]
+    return batches
