@@ -84,8 +84,8 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
             raise
         detail = " ".join(str(error).split())[:300]
         _fail(
-            f"internal error: {type(error).__name__}: {detail}; please report it with the traceback "
-            "that HYDRA_FULL_ERROR=1 shows"
+            f"internal error: {type(error).__name__}: {detail}; please report it with the "
+            "traceback that HYDRA_FULL_ERROR=1 shows"
         )
         return _ERROR
     _print_outcome(outcome)
@@ -98,10 +98,11 @@ def _check_names(config: PipelineConfig) -> None:
     Raises:
         ConfigError: a name with anything but letters, digits, dot, dash and underscore.
     """
-    for key, name in (("model.name", config.model.name), ("precision.name", config.precision.name)):
+    for key, name in (("model", config.model.name), ("precision", config.precision.name)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(
-                f"{key}={name!r}: expected letters, digits, '.', '-' and '_': it names a directory"
+                f"{key}.name={name!r}: expected letters, digits, '.', '-' and '_': "
+                "it names a directory"
             )
 
 
@@ -149,7 +150,7 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", causes):
         return f"{match[1]} is not set; add {match[1]}=…"
     key = re.search(r"full_key: (\S+)", causes)
-    first = " ".join(causes.split("full_key")[0].split())
+    first = " ".join(causes.split("full_key", maxsplit=1)[0].split())
     prefix = f"{key[1]}: " if key else ""
     return f"{prefix}{first}; see python -m pipeline --help"
 

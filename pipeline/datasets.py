@@ -118,8 +118,9 @@ def _dataset(
     calibration = [text for text in dict.fromkeys(calibration) if text not in held]
     if len(evaluation) < MIN_EVALUATION:
         raise DatasetError(
-            f"dataset={config.name}: {len(evaluation)} different sentences to validate on, expected "
-            f"at least {MIN_EVALUATION}; give more text, or lower dataset.calibration_fraction"
+            f"dataset={config.name}: {len(evaluation)} different sentences to validate on, "
+            f"expected at least {MIN_EVALUATION}; give more text, or lower "
+            "dataset.calibration_fraction"
         )
     return Dataset(
         name=config.name,
@@ -145,9 +146,7 @@ def _paraphrase_task(name: str, rows: Sequence[_Row]) -> Retrieval:
     for i, row in enumerate(rows):
         groups.setdefault(row.group, []).append(i)
     texts = tuple(row.text for row in rows)
-    relevant = tuple(
-        {j: 1.0 for j in groups[row.group] if j != i} for i, row in enumerate(rows)
-    )
+    relevant = tuple({j: 1.0 for j in groups[row.group] if j != i} for i, row in enumerate(rows))
     return Retrieval(
         name=name,
         metric="recall_at_10",
@@ -180,7 +179,8 @@ def _read_table(path: Path, config: DatasetConfig) -> tuple[list[str], list[str]
             scores.append(float(r[score]))
         except ValueError:
             raise DatasetError(
-                f"{path}: row {number}: {score}={r[score]!r} is not a number; set dataset.score_column"
+                f"{path}: row {number}: {score}={r[score]!r} is not a number; "
+                "set dataset.score_column"
             ) from None
     return _split_pairs(config, pairs, scores)
 
@@ -191,7 +191,8 @@ def _split_sentences(
     calibration = [r for r in rows if _calibrates(r.group or r.text, config.calibration_fraction)]
     used = {r.text for r in calibration}
     evaluation = [
-        r for r in rows
+        r
+        for r in rows
         if not _calibrates(r.group or r.text, config.calibration_fraction) and r.text not in used
     ]
     tasks: list[Task] = []

@@ -10,9 +10,21 @@ from pipeline import __version__
 from pipeline.engines.gpu import find_gpu
 
 _PACKAGES = (
-    "torch", "sentence-transformers", "transformers", "tokenizers", "optimum", "optimum-onnx",
-    "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "polygraphy", "tensorrt", "tensorrt-rtx",
-    "hydra-core", "numpy",
+    "torch",
+    "sentence-transformers",
+    "transformers",
+    "tokenizers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "polygraphy",
+    "tensorrt",
+    "tensorrt-rtx",
+    "hydra-core",
+    "numpy",
 )
 
 
@@ -25,7 +37,9 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
-        "gpu": None if gpu is None else {
+        "gpu": None
+        if gpu is None
+        else {
             "name": gpu.name,
             "compute_capability": ".".join(map(str, gpu.compute_capability)),
             "driver": gpu.driver,

@@ -8,6 +8,7 @@ Inputs int64 ``input_ids``, ``attention_mask`` and, where the exported model tak
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,11 @@ def save_graph(
     One file up to ONNX's 2 GiB protobuf limit; larger initializers go to ``<name>.data``
     beside it, and the sha256 covers both.
     """
-    sizes = (value.const_value.nbytes for value in graph.graph.initializers.values()
-             if value.const_value is not None)
+    sizes = (
+        value.const_value.nbytes
+        for value in graph.graph.initializers.values()
+        if value.const_value is not None
+    )
     external = f"{path.name}.data" if sum(sizes) > 1_900_000_000 else None
     ir.save(graph, path, external_data=external)
     return OnnxModel(
@@ -66,20 +70,20 @@ def _spec(value: ir.Value) -> TensorSpec:
     )
 
 
-def constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     """Return the array behind an initializer, or None where the value is computed."""
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
 
 
-def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """Register an array under a name that must be new, and return the value."""
     if name in graph.initializers:
         raise ValueError(f"initializer {name} exists")
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name)
     value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     graph.register_initializer(value)
     return value

@@ -50,8 +50,14 @@ def run(config: PipelineConfig) -> Outcome:
             with clock.stage(f"build {runtime}"):
                 cache = Path(config.engine.timing_cache or artifacts / ".timing_cache")
                 engines.append(
-                    build(graphs.buildable, runtime, plan.profiles, config.engine, cache,
-                          work / "engines")
+                    build(
+                        graphs.buildable,
+                        runtime,
+                        plan.profiles,
+                        config.engine,
+                        cache,
+                        work / "engines",
+                    )
                 )
         with clock.stage("validate"):
             validation = validate(source, graphs, engines, dataset, config.validate)

@@ -55,7 +55,7 @@ class TextEncoder:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> FloatArray:
-        """Return one embedding a text, float32 ``[n, dim]`` in the order given (``[dim]`` for a str).
+        """Return one embedding a text, float32 ``[n, dim]`` in the order given (a str: ``[dim]``).
 
         Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
         length, so padding stays small; a text's vector does not depend on its batch.

@@ -42,8 +42,8 @@ def staging(artifacts: Path) -> Iterator[Path]:
         work.mkdir()
     except OSError as error:
         raise PublishError(
-            f"cannot write {artifacts}: {error.strerror or error}; set artifacts_dir to a directory "
-            "you may write"
+            f"cannot write {artifacts}: {error.strerror or error}; set artifacts_dir to a "
+            "directory you may write"
         ) from error
     try:
         yield work
@@ -91,8 +91,8 @@ def publish_directory(source: Path, target: Path) -> None:
             _fsync(target.parent)
     except OSError as error:
         raise PublishError(
-            f"cannot publish {target}: {error.strerror or error}; set artifacts_dir to a directory "
-            "you may write, with room for the bundle"
+            f"cannot publish {target}: {error.strerror or error}; set artifacts_dir to a "
+            "directory you may write, with room for the bundle"
         ) from error
 
 

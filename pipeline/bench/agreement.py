@@ -38,9 +38,11 @@ def row_cosines(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
 
 def neighbor_overlap(a: FloatArray, b: FloatArray, k: int) -> float:
     """Return the mean share of common neighbours among the ``k`` nearest, itself excluded."""
-    return float(np.mean([
-        len(set(x) & set(y)) / k for x, y in zip(_nearest(a, k), _nearest(b, k), strict=True)
-    ]))
+    return float(
+        np.mean(
+            [len(set(x) & set(y)) / k for x, y in zip(_nearest(a, k), _nearest(b, k), strict=True)]
+        )
+    )
 
 
 def _nearest(embeddings: FloatArray, k: int) -> npt.NDArray[np.intp]:

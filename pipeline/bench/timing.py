@@ -58,7 +58,7 @@ def compare_throughput(
     random = np.random.default_rng(seed)
     sides = (reference, artifact)
     for side in sides:
-        _round(side, batches[:1] + batches[-1:])
+        _round(side, [batches[0], batches[-1]])
     times: list[tuple[float, float]] = []
     started = time.perf_counter()
     while len(times) < max_rounds:

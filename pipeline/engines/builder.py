@@ -8,6 +8,7 @@ The parent calls ``run_build``; ``_child`` is the other side of the pipe.
 """
 
 import importlib
+import io
 import logging
 import multiprocessing
 import os
@@ -19,13 +20,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 
 from pipeline.contracts import Profile, TensorSpec
 from pipeline.errors import BuildError
 from pipeline.progress import console
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +148,7 @@ def _listen(receiver: Connection, *, deadline: float) -> object:
 def _child(sender: Connection, request: BuildRequest) -> None:
     """Parse, build, write the plan, and send what was read back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - polygraphy prints hints when imported
+    sys.stdout = io.StringIO()  # polygraphy prints hints when imported
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request.runtime == "tensorrt_rtx" else "0"
     errors: list[str] = []
     _forward_logs(sender, errors)
@@ -177,10 +181,12 @@ def _forward_logs(sender: Connection, errors: list[str]) -> None:
 
 
 def _build(sender: Connection, request: BuildRequest) -> BuildResult:
-    trt = importlib.import_module(request.runtime)
+    module = importlib.import_module(request.runtime)
     from polygraphy.backend.trt import Profile as ShapeProfile
     from polygraphy.backend.trt import engine_bytes_from_network, network_from_onnx_path
 
+    builder: trt.Builder
+    network: trt.INetworkDefinition
     builder, network, _ = network_from_onnx_path(str(request.model), strongly_typed=True)
     profiles = []
     for p in request.profiles:
@@ -188,13 +194,13 @@ def _build(sender: Connection, request: BuildRequest) -> BuildResult:
         for i in range(network.num_inputs):
             shapes.add(network.get_input(i).name, min=p.min, opt=p.opt, max=p.max)
         profiles.append(shapes)
-    config = _builder_config(trt, builder, network, profiles, sender, request)
+    config = _builder_config(module, builder, network, profiles, sender, request)
     cache = str(request.timing_cache) if request.timing_cache is not None else None
     plan = engine_bytes_from_network((builder, network), config, save_timing_cache=cache)
     with request.plan.open("wb") as stream:
         stream.write(plan)
     return BuildResult(
-        runtime_version=str(trt.__version__),
+        runtime_version=str(module.__version__),
         inputs=tuple(_spec(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
         layer_types=_layer_types(network),
@@ -202,36 +208,41 @@ def _build(sender: Connection, request: BuildRequest) -> BuildResult:
 
 
 def _builder_config(
-    trt: Any, builder: Any, network: Any, profiles: Any, sender: Connection, request: BuildRequest
-) -> Any:
+    module: Any,
+    builder: "trt.Builder",
+    network: "trt.INetworkDefinition",
+    profiles: Any,
+    sender: Connection,
+    request: BuildRequest,
+) -> "trt.IBuilderConfig":
     """Make the builder config: no precision flags (they are gone in TensorRT 11), TF32 off."""
     settings: dict[str, Any] = {
         "profiles": profiles,
-        "memory_pool_limits": {trt.MemoryPoolType.WORKSPACE: request.workspace_mib << 20},
+        "memory_pool_limits": {module.MemoryPoolType.WORKSPACE: request.workspace_mib << 20},
         "builder_optimization_level": request.optimization_level,
-        "progress_monitor": _monitor(trt, sender),
-        "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
+        "progress_monitor": _monitor(module, sender),
+        "profiling_verbosity": module.ProfilingVerbosity.DETAILED,
     }
     if request.runtime == "tensorrt_rtx":
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-        config = CreateConfigRTX(**settings)(builder, network)
+        config: trt.IBuilderConfig = CreateConfigRTX(**settings)(builder, network)
     else:
         from polygraphy.backend.trt import CreateConfig
 
         cache = request.timing_cache
         found = str(cache) if cache is not None and cache.is_file() else None
         config = CreateConfig(**settings, load_timing_cache=found)(builder, network)
-    config.clear_flag(trt.BuilderFlag.TF32)
+    config.clear_flag(module.BuilderFlag.TF32)
     return config
 
 
-def _monitor(trt: Any, sender: Connection) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+def _monitor(module: Any, sender: Connection) -> "trt.IProgressMonitor":
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            module.IProgressMonitor.__init__(self)
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, _parent: str | None, num_steps: int) -> None:
             sender.send(_Phase(phase_name, steps=max(num_steps, 1)))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
@@ -241,16 +252,17 @@ def _monitor(trt: Any, sender: Connection) -> Any:
         def phase_finish(self, phase_name: str) -> None:
             sender.send(_Phase(phase_name))
 
-    return Monitor()
+    monitor: trt.IProgressMonitor = Monitor()
+    return monitor
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def _spec(tensor: "trt.ITensor") -> TensorSpec:
     names = ("batch", "sequence")
     shape = tuple(int(d) if d >= 0 else names[i] for i, d in enumerate(tensor.shape))
     return TensorSpec(name=tensor.name, dtype=tensor.dtype.name.lower(), shape=shape)
 
 
-def _layer_types(network: Any) -> dict[str, int]:
+def _layer_types(network: "trt.INetworkDefinition") -> dict[str, int]:
     counts: Counter[str] = Counter()
     for i in range(network.num_layers):
         layer = network.get_layer(i)

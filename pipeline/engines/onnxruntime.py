@@ -54,7 +54,5 @@ class OnnxRuntimeEncoder:
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        result: npt.NDArray[np.float32] = self._session.run(
-            [OUTPUT], batch.feed(self._inputs)
-        )[0]
+        result: npt.NDArray[np.float32] = self._session.run([OUTPUT], batch.feed(self._inputs))[0]
         return result

@@ -73,13 +73,11 @@ class TensorRTEncoder:
             raise MeasureError(f"{runtime} cannot load {path}: {self._words()}")
         self._engine: trt.ICudaEngine = engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self._inputs = [
-            n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT
-        ]
+        self._inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
         self._bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
         self._dimension = int(engine.get_tensor_shape(OUTPUT)[1])
         self._contexts: dict[int, trt.IExecutionContext] = {}
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
@@ -97,9 +95,7 @@ class TensorRTEncoder:
             ]
         return np.concatenate(parts)
 
-    def _run(
-        self, index: int, batch: TokenBatch, start: int, stop: int
-    ) -> npt.NDArray[np.float32]:
+    def _run(self, index: int, batch: TokenBatch, start: int, stop: int) -> npt.NDArray[np.float32]:
         torch = self._torch
         with torch.cuda.stream(self._stream):
             context = self._context(index)
@@ -109,7 +105,9 @@ class TensorRTEncoder:
                 tensor = torch.from_numpy(part).to("cuda", non_blocking=True)
                 held.append(tensor)
                 if not context.set_input_shape(name, tuple(tensor.shape)):
-                    raise MeasureError(f"{self.name}: shape {tuple(tensor.shape)} of {name}: {self._words()}")
+                    raise MeasureError(
+                        f"{self.name}: shape {tuple(tensor.shape)} of {name}: {self._words()}"
+                    )
                 context.set_tensor_address(name, tensor.data_ptr())
             output = torch.empty((stop - start, self._dimension), device="cuda")
             context.set_tensor_address(OUTPUT, output.data_ptr())

@@ -41,9 +41,7 @@ def load_sentence_transformer(
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ResolveError(
-            f"{path} does not load as a Sentence Transformer: {first}"
-        ) from error
+        raise ResolveError(f"{path} does not load as a Sentence Transformer: {first}") from error
     model.eval().float()
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):

@@ -73,7 +73,12 @@ def find_gemm_groups(graph: ir.Graph) -> list[GemmGroup]:
             continue
         activation, weight = node.inputs
         array = constant(weight)
-        if activation is None or array is None or array.ndim != 2 or constant(activation) is not None:
+        if (
+            activation is None
+            or array is None
+            or array.ndim != 2
+            or constant(activation) is not None
+        ):
             continue
         bias = _bias_of(node)
         name = _name(bias, node)

@@ -20,7 +20,7 @@ def insert_qdq(
     scale: np.float32,
     weights: list[tuple[npt.NDArray[np.int8], FloatArray]],
 ) -> None:
-    """Quantize a group in place: its tensor with ``scale``, each GEMM with (int8 weight, scales)."""
+    """Quantize in place: the group's tensor with ``scale``, each GEMM with (int8, scales)."""
     name = group.name
     scale_value = add_initializer(graph, f"{name}.scale", np.array(scale, np.float32))
     zero = add_initializer(graph, f"{name}.zero_point", np.array(0, np.int8))
@@ -47,8 +47,8 @@ def insert_qdq(
         graph.insert_before(gemm.node, weight)
         gemm.node.replace_input_with(0, dequantize.outputs[0])
         gemm.node.replace_input_with(1, weight.outputs[0])
-        if not old.uses() and old.name in graph.initializers:
-            del graph.initializers[old.name]
+        if not old.uses() and old.name is not None:
+            graph.initializers.pop(old.name, None)
 
 
 def to_unsigned_activations(graph: ir.Graph) -> int:
@@ -62,7 +62,9 @@ def to_unsigned_activations(graph: ir.Graph) -> int:
             continue
         old = node.inputs[2]
         array = constant(old)
-        assert old is not None and old.name is not None and array is not None
+        assert old is not None
+        assert old.name is not None
+        assert array is not None
         if array.dtype != np.int8:
             continue
         shifted = add_initializer(graph, f"{old.name}.uint8", np.array(UNSIGNED_ZERO_POINT))

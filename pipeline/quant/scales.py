@@ -28,4 +28,5 @@ def weight_scales(weight: FloatArray) -> FloatArray:
 
 def round_weight(weight: FloatArray, scales: FloatArray) -> npt.NDArray[np.int8]:
     """Round a ``[in, out]`` weight to the nearest step, within ±127."""
-    return np.clip(np.rint(weight / scales), -LEVELS, LEVELS).astype(np.int8)
+    steps: npt.NDArray[np.int8] = np.clip(np.rint(weight / scales), -LEVELS, LEVELS).astype(np.int8)
+    return steps

@@ -12,6 +12,7 @@ where its large numbers sit does. The factor is folded where that is exact:
 """
 
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,11 @@ def smoothing_factors(magnitude: FloatArray, weights: list[FloatArray], alpha: f
 
 
 def smooth(
-    graph: ir.Graph, group: GemmGroup, observed: ChannelRange, alpha: float, gemms: dict[ir.Value, Gemm]
+    graph: ir.Graph,
+    group: GemmGroup,
+    observed: ChannelRange,
+    alpha: float,
+    gemms: dict[ir.Value, Gemm],
 ) -> tuple[GemmGroup, ChannelRange, Fold]:
     """Smooth one group in place.
 
@@ -146,10 +151,11 @@ def _set_weight(graph: ir.Graph, gemm: Gemm, weight: FloatArray) -> None:
     _replace(graph, gemm.node, 1, weight)
 
 
-def _replace(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArray[np.generic]) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArray[Any]) -> None:
     """Give one use of an initializer another array, leaving other uses of it alone."""
     old = node.inputs[index]
-    assert old is not None and old.name is not None
+    assert old is not None
+    assert old.name is not None
     base, _, version = old.name.rpartition("~")
     name = f"{base}~{int(version) + 1}" if base else f"{old.name}~1"
     while name in graph.initializers:

@@ -92,7 +92,9 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
     if result.reason is not None:
         return entry | {"reason": result.reason}
     agreement, speed, latency = result.agreement, result.throughput, result.latency
-    assert agreement is not None and speed is not None and latency is not None
+    assert agreement is not None
+    assert speed is not None
+    assert latency is not None
     return entry | {
         "device": result.device,
         "agreement": {

@@ -12,9 +12,21 @@ from pipeline.contracts import Outcome
 def render_text(outcome: Outcome) -> str:
     """Return a table of the artifacts and where to look next."""
     data = outcome.report.data
-    table = Table(title=f"{data['model']} {data['precision']}: {data['status']}", title_justify="left")
-    for column in ("artifact", "MiB", "device", "cosine mean", "p1", "min", "neighbours@10",
-                   "task", "speed-up (95%)", "latency p50"):
+    table = Table(
+        title=f"{data['model']} {data['precision']}: {data['status']}", title_justify="left"
+    )
+    for column in (
+        "artifact",
+        "MiB",
+        "device",
+        "cosine mean",
+        "p1",
+        "min",
+        "neighbours@10",
+        "task",
+        "speed-up (95%)",
+        "latency p50",
+    ):
         table.add_column(column, justify="left" if column in ("artifact", "device") else "right")
     for artifact in data["artifacts"]:
         table.add_row(*_row(artifact))

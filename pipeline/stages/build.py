@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.config import EngineChoice, EngineConfig
@@ -86,8 +87,10 @@ def make_profiles(config: EngineConfig, *, max_length: int) -> tuple[Profile, ..
     if buckets is None:
         buckets = [*(b for b in DEFAULT_BUCKETS if b < max_length), max_length]
     shown = f"engine.sequence_buckets={buckets}"
-    if not buckets or buckets[0] < 1 or any(b >= c for b, c in zip(buckets, buckets[1:], strict=False)):
-        raise ConfigError(f"{shown}: expected increasing token counts, for example [32,{max_length}]")
+    if not buckets or buckets[0] < 1 or any(b >= c for b, c in pairwise(buckets)):
+        raise ConfigError(
+            f"{shown}: expected increasing token counts, for example [32,{max_length}]"
+        )
     if buckets[-1] > max_length:
         raise ConfigError(
             f"{shown}: {buckets[-1]} is beyond the model's max length of {max_length} tokens; "
@@ -121,7 +124,7 @@ def build(
     """Build one plan in a child process and return it with what was read back.
 
     Raises:
-        BuildError: see ``pipeline.engines.builder.run_build``; or the plan's I/O is not the graph's.
+        BuildError: as ``pipeline.engines.builder.run_build``, or the plan's I/O is not the graph's.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     gpu = find_gpu()

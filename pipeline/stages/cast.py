@@ -22,8 +22,19 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _MAX = float(np.finfo(np.float16).max)
 _NORMS = {"LayerNormalization", "RMSNormalization", "Softmax"}
 _FP32_OPS = _NORMS | {
-    "Pow", "Sqrt", "Reciprocal", "Exp", "Log", "ReduceSum", "ReduceMean", "ReduceL2",
-    "ReduceSumSquare", "LogSoftmax", "LpNormalization", "CumSum", "Einsum",
+    "Pow",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Log",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "LogSoftmax",
+    "LpNormalization",
+    "CumSum",
+    "Einsum",
 }
 MASK_VALUE = -1e4
 """Added to masked attention scores. ``finfo.min`` overflows fp16, and -inf in every column of a
@@ -58,9 +69,13 @@ def cast_to_half(model: ir.Model) -> tuple[int, int]:
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     half = full = 0
     for node in list(graph):
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-               for a in node.attributes.values()):
-            raise CastError(f"node {node.name} ({node.op_type}) holds a subgraph; use precision=fp32")
+        if any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for a in node.attributes.values()
+        ):
+            raise CastError(
+                f"node {node.name} ({node.op_type}) holds a subgraph; use precision=fp32"
+            )
         produces = [v for v in node.outputs if v.dtype in (_FLOAT, None) and _is_float(node)]
         reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
         if not produces and not reads:
@@ -87,10 +102,14 @@ def cast_to_half(model: ir.Model) -> tuple[int, int]:
 
 def _is_float(node: ir.Node) -> bool:
     """Whether a node's outputs are floating point; integer and boolean ops are left alone."""
-    return all(v.dtype in (_FLOAT, None) for v in node.outputs) and not (
-        node.op_type in {"Shape", "Size", "ArgMax"}
-        or (node.op_type == "Cast" and node.attributes["to"].as_int() != _FLOAT)
-    ) and any(v.dtype is _FLOAT for v in node.outputs)
+    return (
+        all(v.dtype in (_FLOAT, None) for v in node.outputs)
+        and not (
+            node.op_type in {"Shape", "Size", "ArgMax"}
+            or (node.op_type == "Cast" and node.attributes["to"].as_int() != _FLOAT)
+        )
+        and any(v.dtype is _FLOAT for v in node.outputs)
+    )
 
 
 def _float_input(value: ir.Value, types: dict[ir.Value, ir.DataType]) -> bool:

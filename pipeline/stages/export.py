@@ -168,7 +168,9 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
     """
     outputs = {value.name: value for value in graph.graph.outputs}
     if list(outputs) != [OUTPUT]:
-        raise ExportError(f"{source.location}: graph outputs {list(outputs)}, expected [{OUTPUT!r}]")
+        raise ExportError(
+            f"{source.location}: graph outputs {list(outputs)}, expected [{OUTPUT!r}]"
+        )
     # Shapes may be read off any input; reading them off input_ids frees an unused input to go.
     ids = next(value for value in graph.graph.inputs if value.name == INPUTS[0])
     for value in list(graph.graph.inputs):
@@ -211,15 +213,18 @@ def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:
     for batch in _check_batches(source, texts):
         expected, observed = reference.encode(batch), graph.encode(batch)
         if not np.isfinite(expected).all():
-            raise ExportError(f"{source.location}: PyTorch itself returns NaN or infinite embeddings")
+            raise ExportError(
+                f"{source.location}: PyTorch itself returns NaN or infinite embeddings"
+            )
         cosines = row_cosines(expected, observed)
         close = np.allclose(expected, observed, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
         worst, seen = min(worst, float(cosines.min())), seen + len(cosines)
         if not close or not cosines.min() >= MIN_COSINE:
             rows, width = batch.input_ids.shape
             raise ExportError(
-                f"{source.location}: the exported graph disagrees with PyTorch on a batch of {rows} × "
-                f"{width} tokens: cosine {cosines.min():.6f}, expected at least {MIN_COSINE}; "
+                f"{source.location}: the exported graph disagrees with PyTorch on a batch of "
+                f"{rows} × {width} tokens: cosine {cosines.min():.6f}, expected at least "
+                f"{MIN_COSINE}; "
                 "try the other exporter (exporter=torch | optimum)"
             )
     log.info("export agrees with PyTorch: worst cosine %.7f of %d rows", worst, seen)

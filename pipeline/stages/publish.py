@@ -55,8 +55,8 @@ def publish(
         (bundle / "manifest.json").write_text(_dump(manifest), "utf-8")
     except OSError as error:
         raise PublishError(
-            f"cannot write the bundle in {work_dir}: {error.strerror or error}; set artifacts_dir to "
-            "a directory with room for it"
+            f"cannot write the bundle in {work_dir}: {error.strerror or error}; set "
+            "artifacts_dir to a directory with room for it"
         ) from error
     publish_directory(bundle, target)
     return target
@@ -166,7 +166,7 @@ def _lineage(
     source: SourceModel, fp32_sha256: str, graphs: Graphs, engines: Sequence[Engine]
 ) -> list[dict[str, Any]]:
     """List every artifact with the sha256 of what it was made from, weights first."""
-    chain = [
+    chain: list[dict[str, Any]] = [
         {"artifact": "weights", "sha256": source.sha256, "from": None},
         {"artifact": "fp32 graph", "sha256": fp32_sha256, "from": source.sha256},
     ]

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import NumericType, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
-from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.datasets import spread
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import load_graph, prune, save_graph
 from pipeline.progress import track
@@ -45,9 +45,7 @@ def quantize(
             changed what the graph computes.
     """
     if not 0 <= config.smoothing_alpha <= 1:
-        raise ConfigError(
-            f"precision.smoothing_alpha={config.smoothing_alpha}: expected 0 to 1"
-        )
+        raise ConfigError(f"precision.smoothing_alpha={config.smoothing_alpha}: expected 0 to 1")
     if config.calibration_sentences < 1:
         raise ConfigError(
             f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
@@ -133,9 +131,7 @@ def _check_fold(
         QuantizeError: a cosine below ``MIN_FOLD_COSINE``.
     """
     path = out_dir / "smoothed.onnx"
-    smoothed = save_graph(
-        graph, path, precision=NumericType.fp32, source_sha256=model.sha256
-    )
+    smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
     batch = tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
     before = OnnxRuntimeEncoder(model.path).encode(batch)
     after = OnnxRuntimeEncoder(smoothed.path).encode(batch)

@@ -43,9 +43,9 @@ def resolve(config: ModelConfig, out_dir: Path) -> SourceModel:
     sha256 = _combined_sha256(weights)
     if config.weights_sha256 is not None and sha256 != config.weights_sha256:
         raise ResolveError(
-            f"{path}: weights have sha256 {sha256}, expected {config.weights_sha256}: the files are "
-            "damaged or of another model; reinstall them, or set model.weights_sha256 if they are "
-            "meant to differ"
+            f"{path}: weights have sha256 {sha256}, expected {config.weights_sha256}: the files "
+            "are damaged or of another model; reinstall them, or set model.weights_sha256 if they "
+            "are meant to differ"
         )
     return _describe(config, path, origin, location, candidates, weights, sha256, out_dir)
 
@@ -58,7 +58,7 @@ def _locate(config: ModelConfig) -> tuple[Path, str, str, tuple[str, ...]]:
         if not (path / "modules.json").is_file():
             raise ResolveError(
                 f"model.directory={config.directory}: no modules.json there, so it is not a "
-                "Sentence Transformer; point it at a directory saved with SentenceTransformer.save()"
+                "Sentence Transformer; point it at one saved with SentenceTransformer.save()"
             )
         return path, "directory", str(path), ("directory: used",)
     tried.append("directory: not set")
@@ -99,8 +99,8 @@ def _in_package(name: str) -> tuple[Path, str] | None:
 def _from_hub(config: ModelConfig, tried: list[str]) -> Path:
     if config.revision is None or not re.fullmatch(r"[0-9a-f]{40}", config.revision):
         raise ResolveError(
-            f"model.hub_id={config.hub_id}: revision is {config.revision!r}, expected a commit of 40 "
-            "hex digits; set model.revision so that the same weights come every night"
+            f"model.hub_id={config.hub_id}: revision is {config.revision!r}, expected a commit of "
+            "40 hex digits; set model.revision so that the same weights come every night"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -220,7 +220,10 @@ def _write_assets(model: Any, source: Path, assets: Path, *, max_length: int) ->
             (assets / module["path"] / "config.json").write_text(text, "utf-8")
     bert = source / "sentence_bert_config.json"
     settings = json.loads(bert.read_text("utf-8")) if bert.is_file() else {}
-    settings |= {"max_seq_length": max_length, "do_lower_case": settings.get("do_lower_case", False)}
+    settings |= {
+        "max_seq_length": max_length,
+        "do_lower_case": settings.get("do_lower_case", False),
+    }
     (assets / bert.name).write_text(json.dumps(settings, indent=2), "utf-8")
 
 

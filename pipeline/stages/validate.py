@@ -37,10 +37,15 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reference:
-    """What every artifact is compared with, computed once."""
+class _Bench:
+    """The text, the reference and its results, computed once for all artifacts."""
 
-    encoder: Encoder
+    source: SourceModel
+    tokenizer: Tokenizer
+    dataset: Dataset
+    config: ValidateConfig
+    threshold: float
+    reference: TorchEncoder
     texts: Sequence[str]
     embeddings: FloatArray
     task_scores: Mapping[str, float]
@@ -66,36 +71,21 @@ def validate(
     import torch
 
     kind = graphs.portable.precision
-    threshold = _threshold(config, kind)
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    torch_encoder = TorchEncoder(source, device=config.device)
-    _check_tokenizer(tokenizer, torch_encoder, dataset.evaluation[:64])
-    reference = _measure_reference(source, torch_encoder, tokenizer, dataset, config)
-
-    def onnxruntime() -> Encoder:
-        cuda = kind is not NumericType.int8 and torch_encoder.device == "cuda"
-        return OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda)
-
+    bench = _set_up(source, dataset, config, threshold=_threshold(config, kind))
+    cuda = kind is not NumericType.int8 and bench.reference.device == "cuda"
     results = [
-        _measure("onnxruntime", graphs.portable.path, onnxruntime, source, tokenizer, reference,
-                 dataset, config, threshold)
+        _measure(bench, OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda), graphs.portable.path)
     ]
     for engine in engines:
         reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
-        if reason is not None:
+        if reason is None:
+            encoder = TensorRTEncoder(engine.path, engine.runtime)
+            results.append(_measure(bench, encoder, engine.path))
+        else:
             log.info("%s: not executed: %s", engine.runtime, reason)
             results.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
-            continue
-
-        def tensorrt(engine: Engine = engine) -> Encoder:
-            return TensorRTEncoder(engine.path, engine.runtime)
-
-        results.append(
-            _measure(engine.runtime, engine.path, tensorrt, source, tokenizer, reference, dataset,
-                     config, threshold)
-        )
     return Validation(
-        reference_device=torch_encoder.device,
+        reference_device=bench.reference.device,
         reference_threads=torch.get_num_threads(),
         dataset=dataset.name,
         artifacts=tuple(results),
@@ -104,23 +94,25 @@ def validate(
 
 def _threshold(config: ValidateConfig, kind: NumericType) -> float:
     for name, least in (
-        ("batch_size", 1), ("max_sentences", 12), ("timing_sentences", 1), ("min_rounds", 2),
+        ("batch_size", 1),
+        ("max_sentences", 12),
+        ("timing_sentences", 1),
+        ("min_rounds", 2),
         ("latency_runs", 1),
     ):
         if getattr(config, name) < least:
             raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
     if config.max_rounds < config.min_rounds:
         raise ConfigError(
-            f"validate.max_rounds={config.max_rounds}: expected at least min_rounds={config.min_rounds}"
+            f"validate.max_rounds={config.max_rounds}: expected at least "
+            f"validate.min_rounds={config.min_rounds}"
         )
     if kind.value not in config.gates.cosine_mean:
         raise ConfigError(f"validate.gates.cosine_mean has no threshold for {kind}; add one")
     return config.gates.cosine_mean[kind.value]
 
 
-def _check_tokenizer(
-    tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]
-) -> None:
+def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
     """Compare the bundle's token ids with the Sentence Transformer's own.
 
     Raises:
@@ -137,19 +129,24 @@ def _check_tokenizer(
             )
 
 
-def _measure_reference(
-    source: SourceModel,
-    encoder: TorchEncoder,
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    config: ValidateConfig,
-) -> _Reference:
+def _set_up(
+    source: SourceModel, dataset: Dataset, config: ValidateConfig, *, threshold: float
+) -> _Bench:
+    """Load the reference and compute everything artifacts are compared with."""
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    reference = TorchEncoder(source, device=config.device)
+    _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
     texts = spread(dataset.evaluation, config.max_sentences)
     rows = tokenizer.rows(_prompted(source, texts))
     timed = spread(rows, config.timing_sentences)
-    encode = _cached(_text_encoder(source, tokenizer, encoder), config.batch_size)
-    return _Reference(
-        encoder=encoder,
+    encode = _cached(_text_encoder(source, tokenizer, reference), config.batch_size)
+    return _Bench(
+        source=source,
+        tokenizer=tokenizer,
+        dataset=dataset,
+        config=config,
+        threshold=threshold,
+        reference=reference,
         texts=texts,
         embeddings=encode(texts),
         task_scores={task.name: score(task, encode) for task in dataset.tasks},
@@ -161,40 +158,30 @@ def _measure_reference(
     )
 
 
-def _measure(
-    name: str,
-    path: Path,
-    open_encoder: Callable[[], Encoder],
-    source: SourceModel,
-    tokenizer: Tokenizer,
-    reference: _Reference,
-    dataset: Dataset,
-    config: ValidateConfig,
-    threshold: float,
-) -> ArtifactResult:
-    encoder = open_encoder()
-    encode = _cached(_text_encoder(source, tokenizer, encoder), config.batch_size)
-    embeddings = encode(reference.texts)
+def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
+    config, name = bench.config, encoder.name
+    encode = _cached(_text_encoder(bench.source, bench.tokenizer, encoder), config.batch_size)
+    embeddings = encode(bench.texts)
     if not np.isfinite(embeddings).all():
         bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
         raise MeasureError(
-            f"{name} returns NaN or infinite embeddings for {bad} of {len(embeddings)} sentences; "
-            "use precision=fp32, or report the model: an overflow was not kept in fp32"
+            f"{name} returns NaN or infinite embeddings for {bad} of {len(embeddings)} sentences: "
+            "something overflows; use precision=fp32"
         )
-    close = agreement(reference.embeddings, embeddings)
+    close = agreement(bench.embeddings, embeddings)
+    log.info("%s: mean cosine %.6f, lowest %.6f, n %d", name, close.mean, close.min, close.n)
     tasks = {
         task.name: TaskScores(
             metric=task_metric(task),
-            reference=reference.task_scores[task.name],
+            reference=bench.task_scores[task.name],
             artifact=score(task, encode),
         )
-        for task in dataset.tasks
+        for task in bench.dataset.tasks
     }
-    log.info("%s: mean cosine %.6f, lowest %.6f, n %d", name, close.mean, close.min, close.n)
     throughput = compare_throughput(
-        reference.encoder,
+        bench.reference,
         encoder,
-        reference.batches,
+        bench.batches,
         min_rounds=config.min_rounds,
         max_rounds=config.max_rounds,
         budget_s=config.timing_budget_s,
@@ -207,8 +194,8 @@ def _measure(
         agreement=close,
         tasks=tasks,
         throughput=throughput,
-        latency=measure_latency(encoder, reference.singles, runs=config.latency_runs),
-        gates=(Gate(name="cosine.mean", threshold=threshold, observed=close.mean),),
+        latency=measure_latency(encoder, bench.singles, runs=config.latency_runs),
+        gates=(Gate(name="cosine.mean", threshold=bench.threshold, observed=close.mean),),
     )
 
 
@@ -240,4 +227,3 @@ def _cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], 
 def _prompted(source: SourceModel, texts: Sequence[str]) -> list[str]:
     prefix = source.prompts.get(source.default_prompt, "") if source.default_prompt else ""
     return [prefix + text for text in texts]
-
