@@ -258,7 +258,8 @@ def _monitor(module: Any, sender: Connection) -> "trt.IProgressMonitor":
 
 def _spec(tensor: "trt.ITensor") -> TensorSpec:
     names = ("batch", "sequence")
-    shape = tuple(int(d) if d >= 0 else names[i] for i, d in enumerate(tensor.shape))
+    sizes = [int(tensor.shape[i]) for i in range(len(tensor.shape))]
+    shape = tuple(size if size >= 0 else names[i] for i, size in enumerate(sizes))
     return TensorSpec(name=tensor.name, dtype=tensor.dtype.name.lower(), shape=shape)
 
 

@@ -1,6 +1,7 @@
 """The GPU of this machine, if there is one."""
 
 import functools
+import importlib.util
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ class Gpu:
         """The compute capability as TensorRT and Triton write it: ``sm_89``."""
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; a bare directory of that name does not count."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 @functools.cache

@@ -5,7 +5,6 @@ check the file's sha256 against the manifest first.
 """
 
 import importlib
-import importlib.util
 import logging
 import threading
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engines.gpu import find_gpu
+from pipeline.engines.gpu import find_gpu, is_installed
 from pipeline.errors import MeasureError
 from pipeline.graph import OUTPUT
 from pipeline.tokens import TokenBatch
@@ -33,7 +32,7 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
     gpu = find_gpu()
     if gpu is None:
         return "no CUDA device on this machine"
-    if importlib.util.find_spec(runtime) is None:
+    if not is_installed(runtime):
         return f"Python package {runtime.replace('_', '-')} is not installed"
     installed = str(importlib.import_module(runtime).__version__)
     if installed != runtime_version:

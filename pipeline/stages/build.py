@@ -1,6 +1,5 @@
 """build: TensorRT and TensorRT-RTX plans from a graph, where they can be built."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, NotBuilt, OnnxModel, Profile, sha256_file
 from pipeline.engines.builder import BuildRequest, run_build
-from pipeline.engines.gpu import Gpu, find_gpu
+from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.errors import BuildError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
 
 
 def _missing(module: str) -> str | None:
-    if importlib.util.find_spec(module) is not None:
+    if is_installed(module):
         return None
     extra = "rtx" if module == "tensorrt_rtx" else "tensorrt"
     return f"Python package {module.replace('_', '-')} is not installed (extra: {extra})"
