@@ -166,7 +166,7 @@ def _describe(
         raise ResolveError(
             f"model.max_length={max_length}: expected 3 to {own_length}, the model's own max length"
         )
-    pooling = next((m for m in model if hasattr(m, "get_pooling_mode_str")), None)
+    pooling = next((module for module in model if hasattr(module, "pooling_mode")), None)
     if pooling is not None and not getattr(pooling, "include_prompt", True):
         raise ResolveError(
             f"{path}: its Pooling leaves the prompt's tokens out (include_prompt=false), which the "
@@ -187,11 +187,17 @@ def _describe(
         max_length=max_length,
         dimension=int(model.get_embedding_dimension()),
         modules=tuple(type(module).__name__ for module in model),
-        pooling=str(pooling.get_pooling_mode_str()) if pooling is not None else "none",
+        pooling=_pooling_name(pooling),
         prompts={k: v for k, v in (model.prompts or {}).items() if v},
         default_prompt=model.default_prompt_name,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _pooling_name(pooling: Any) -> str:
+    """Return ``mean``, ``cls``, …, several joined by ``+``, or ``none`` without a Pooling."""
+    mode = getattr(pooling, "pooling_mode", "none")
+    return mode if isinstance(mode, str) else "+".join(mode)
 
 
 def _write_assets(model: Any, source: Path, assets: Path, *, max_length: int) -> None:
