@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -56,8 +56,7 @@ def main() -> int:
 def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
     """Run one job; a sweep goes on with the next whatever its outcome."""
     try:
-        config = OmegaConf.to_object(composed)
-        assert isinstance(config, PipelineConfig)
+        config = _to_typed(composed)
         _check_names(config)
         _set_up_logging()
         from pipeline.run import run
@@ -68,6 +67,11 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
             raise
         _fail(str(error))
         return _ERROR
+    except OmegaConfBaseException as error:
+        if wants_traceback:
+            raise
+        _fail(_explain(error, sys.argv[1:]))
+        return _ERROR
     except OSError as error:
         if wants_traceback:
             raise
@@ -77,8 +81,6 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
     except MemoryError:
         _fail("out of memory; lower validate.batch_size or engine.max_batch")
         return _ERROR
-    except (KeyboardInterrupt, OmegaConfBaseException):
-        raise
     except Exception as error:  # a bug of ours: still one line, with the way to the traceback
         if wants_traceback:
             raise
@@ -90,6 +92,15 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
         return _ERROR
     _print_outcome(outcome)
     return _OK if outcome.published else _GATE_FAILED
+
+
+def _to_typed(composed: DictConfig) -> PipelineConfig:
+    """Return the config as dataclasses; merging with the schema refuses keys added with ``+``."""
+    plain = OmegaConf.to_container(composed)
+    checked = OmegaConf.merge(OmegaConf.structured(PipelineConfig), plain)
+    config = OmegaConf.to_object(checked)
+    assert isinstance(config, PipelineConfig)
+    return config
 
 
 def _check_names(config: PipelineConfig) -> None:
@@ -141,17 +152,20 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     causes = f"{text} {error.__cause__ or ''}"
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
-        options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
+        options = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
     if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
         return _unknown_key(match[1], arguments)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1].rpartition(".")[2], arguments)
-    if match := re.search(r"Missing mandatory value: (\S+)", causes):
-        return f"{match[1]} is not set; add {match[1]}=…"
     key = re.search(r"full_key: (\S+)", causes)
+    if key is not None and "missing mandatory value" in causes.lower():
+        return f"{key[1]} is not set; add {key[1]}=…"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: expected KEY=VALUE; see python -m pipeline --help"
     first = " ".join(causes.split("full_key", maxsplit=1)[0].split())
-    prefix = f"{key[1]}: " if key else ""
+    first = re.sub(r"^Error merging override (\S+) ", r"\1: ", first)
+    prefix = f"{key[1]}: " if key and not first.startswith(key[1]) else ""
     return f"{prefix}{first}; see python -m pipeline --help"
 
 
