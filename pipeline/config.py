@@ -9,9 +9,9 @@ past it sees OmegaConf. Paths are ``str`` here and ``pathlib.Path`` after the ed
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+MISSING: Any = "???"  # OmegaConf's own mark; importing it would make serving need Hydra
 
 _IN_WHEEL = Path(__file__).parent / "conf"
 CONF_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parent.parent / "conf"
@@ -150,4 +150,6 @@ class PipelineConfig:
 
 def register_schema() -> None:
     """Store the schema that ``conf/config.yaml`` names first in its defaults list."""
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(name="schema", node=PipelineConfig)

@@ -14,6 +14,9 @@ from pipeline.bench.agreement import Agreement
 from pipeline.bench.timing import Latency, Throughput
 from pipeline.config import NumericType
 
+GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+GRAPH_OUTPUT = "sentence_embedding"
+
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""

@@ -17,9 +17,6 @@ import onnx_ir as ir
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, TensorSpec, sha256_file
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "sentence_embedding"
-
 
 def load_graph(model: OnnxModel) -> ir.Model:
     """Read a model into memory, initializers included, so that its file may be replaced."""

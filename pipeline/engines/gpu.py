@@ -1,9 +1,11 @@
 """The GPU of this machine, if there is one."""
 
+import ctypes
 import functools
 import importlib.util
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 
 
@@ -29,8 +31,20 @@ def is_installed(module: str) -> bool:
 
 
 @functools.cache
+def has_cuda_driver() -> bool:
+    """Whether NVIDIA's driver is on this machine; needs no PyTorch."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
 def find_gpu() -> Gpu | None:
     """Return the CUDA device that PyTorch would use, or None."""
+    if not has_cuda_driver():
+        return None
     import torch
 
     if not torch.cuda.is_available():

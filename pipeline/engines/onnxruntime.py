@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.gpu import has_cuda_driver
 from pipeline.errors import MeasureError
-from pipeline.graph import OUTPUT
 from pipeline.tokens import TokenBatch
 
 _CUDA = "CUDAExecutionProvider"
@@ -30,7 +31,10 @@ def open_session(
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers = [_CUDA, _CPU] if cuda and _CUDA in ort.get_available_providers() else [_CPU]
+    providers = [_CPU]
+    if cuda and has_cuda_driver() and _CUDA in ort.get_available_providers():
+        ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring
+        providers = [_CUDA, _CPU]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base
@@ -54,5 +58,7 @@ class OnnxRuntimeEncoder:
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        result: npt.NDArray[np.float32] = self._session.run([OUTPUT], batch.feed(self._inputs))[0]
+        result: npt.NDArray[np.float32] = self._session.run(
+            [GRAPH_OUTPUT], batch.feed(self._inputs)
+        )[0]
         return result

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.gpu import find_gpu, is_installed
 from pipeline.errors import MeasureError
-from pipeline.graph import OUTPUT
 from pipeline.tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TensorRTEncoder:
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
         self._bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
-        self._dimension = int(engine.get_tensor_shape(OUTPUT)[1])
+        self._dimension = int(engine.get_tensor_shape(GRAPH_OUTPUT)[1])
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
@@ -109,7 +109,7 @@ class TensorRTEncoder:
                     )
                 context.set_tensor_address(name, tensor.data_ptr())
             output = torch.empty((stop - start, self._dimension), device="cuda")
-            context.set_tensor_address(OUTPUT, output.data_ptr())
+            context.set_tensor_address(GRAPH_OUTPUT, output.data_ptr())
             if not context.execute_async_v3(self._stream.cuda_stream):
                 raise MeasureError(f"{self.name} could not run a batch: {self._words()}")
             result: npt.NDArray[np.float32] = output.cpu().numpy()

@@ -14,11 +14,11 @@ import torch
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import Device, Exporter, NumericType
-from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
-from pipeline.graph import INPUTS, OUTPUT, prune, save_graph
+from pipeline.graph import prune, save_graph
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Wrapper(torch.nn.Module):
         features = dict(zip(self.names, arrays, strict=True))
         for module in self.chain:
             features = module(features)
-        return features[OUTPUT]
+        return features[GRAPH_OUTPUT]
 
 
 def _export_torch(source: SourceModel) -> ir.Model:
@@ -78,7 +78,7 @@ def _export_torch(source: SourceModel) -> ir.Model:
         attention="eager",
     )
     tokens = model.tokenizer(["a first sentence", "another, longer than that"], padding=True)
-    names = [name for name in INPUTS if name in tokens]
+    names = [name for name in GRAPH_INPUTS if name in tokens]
     arrays = tuple(torch.tensor(tokens[name]) for name in names)
     dynamic = ({0: "batch", 1: "sequence"},) * len(names)
     try:
@@ -89,7 +89,7 @@ def _export_torch(source: SourceModel) -> ir.Model:
                 dynamo=True,
                 dynamic_shapes=(dynamic,),
                 input_names=names,
-                output_names=[OUTPUT],
+                output_names=[GRAPH_OUTPUT],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -131,7 +131,7 @@ def _export_optimum(source: SourceModel) -> ir.Model:
             raise ExportError(_refusal("optimum", source, error)) from error
         graph = ir.load(Path(directory) / "model.onnx")
         ir.external_data.load_to_model(graph)
-    for output in [o for o in graph.graph.outputs if o.name != OUTPUT]:
+    for output in [o for o in graph.graph.outputs if o.name != GRAPH_OUTPUT]:
         graph.graph.outputs.remove(output)
     optimizer.optimize(graph)
     return graph
@@ -167,17 +167,17 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
         ExportError: an input or output is missing, or of another type.
     """
     outputs = {value.name: value for value in graph.graph.outputs}
-    if list(outputs) != [OUTPUT]:
+    if list(outputs) != [GRAPH_OUTPUT]:
         raise ExportError(
-            f"{source.location}: graph outputs {list(outputs)}, expected [{OUTPUT!r}]"
+            f"{source.location}: graph outputs {list(outputs)}, expected [{GRAPH_OUTPUT!r}]"
         )
     # Shapes may be read off any input; reading them off input_ids frees an unused input to go.
-    ids = next(value for value in graph.graph.inputs if value.name == INPUTS[0])
+    ids = next(value for value in graph.graph.inputs if value.name == GRAPH_INPUTS[0])
     for value in list(graph.graph.inputs):
-        if value.name not in INPUTS or value.dtype is not ir.DataType.INT64:
+        if value.name not in GRAPH_INPUTS or value.dtype is not ir.DataType.INT64:
             raise ExportError(
                 f"{source.location}: graph input {value.name} is {value.dtype}, "
-                f"expected int64 among {', '.join(INPUTS)}"
+                f"expected int64 among {', '.join(GRAPH_INPUTS)}"
             )
         for node, index in list(value.uses()):
             if node.op_type == "Shape" and value is not ids:
@@ -188,8 +188,8 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
     for value in list(graph.graph.inputs):
         if not value.uses():
             graph.graph.inputs.remove(value)
-    outputs[OUTPUT].shape = ir.Shape(["batch", source.dimension])
-    outputs[OUTPUT].dtype = ir.DataType.FLOAT
+    outputs[GRAPH_OUTPUT].shape = ir.Shape(["batch", source.dimension])
+    outputs[GRAPH_OUTPUT].dtype = ir.DataType.FLOAT
     graph.graph.name = source.name
     graph.producer_name = "sentence-transformer-pipeline"
     graph.producer_version = None
