@@ -33,6 +33,13 @@ class NumericType(StrEnum):
     int8 = "int8"
 
 
+class Rounding(StrEnum):
+    """How int8 weights are rounded."""
+
+    gptq = "gptq"
+    nearest = "nearest"
+
+
 class DatasetFormat(StrEnum):
     """How the text to calibrate and validate on is stored."""
 
@@ -80,6 +87,9 @@ class PrecisionConfig:
     name: str = MISSING
     type: NumericType = MISSING
     smoothing_alpha: float = 0.9
+    shift: bool = True
+    rounding: Rounding = Rounding.gptq
+    bias_correction: bool = True
     calibration_sentences: int = 1024
 
 

@@ -1,9 +1,12 @@
 """ONNX Runtime on the CPU, or on CUDA for floating-point graphs."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 import onnxruntime as ort
 
 from pipeline.contracts import GRAPH_OUTPUT

@@ -2,6 +2,7 @@
 
 ``gemms`` finds what to quantize, ``statistics`` watches real tokens go by, ``smoothing`` moves
 outliers where they hurt less without changing the function, ``scales`` turns ranges into steps,
-``qdq`` writes the steps into the graph. Q/DQ rules are TensorRT's: symmetric, activations per
-tensor, weights per output channel, zero point 0.
+``rounding`` picks the integers, ``bias_correction`` mends the mean output and ``qdq`` writes all of
+it into the graph. Q/DQ rules are TensorRT's: symmetric, activations per tensor, weights per output
+channel, zero point 0.
 """

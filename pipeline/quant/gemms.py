@@ -32,6 +32,14 @@ class Gemm:
         return array.astype(np.float32)
 
     @property
+    def bias_array(self) -> FloatArray:
+        """The bias as it stands in the graph now, ``[out]``."""
+        assert self.bias is not None
+        array = constant(self.bias.inputs[self.bias_index])
+        assert array is not None
+        return array.astype(np.float32)
+
+    @property
     def bias_index(self) -> int:
         """Which input of the bias Add is the constant one."""
         assert self.bias is not None

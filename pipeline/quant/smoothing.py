@@ -1,16 +1,23 @@
-"""SmoothQuant: divide outlier channels by a factor and multiply the weights that read them.
+"""Move outliers where they hurt less, without changing the function of the graph.
 
-Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
-Models", ICML 2023 (arXiv:2211.10438), eq. 4. The function of the graph does not change; only
-where its large numbers sit does. The factor is folded where that is exact:
+Each channel of the tensor that a group of GEMMs reads is shifted and divided, ``(x - z) / s``, and
+the GEMMs' weights and biases undo it:
 
-- behind LayerNormalization: into its scale and bias; consumers that are no GEMM of the group
-  (the residual branch) get it multiplied back, one elementwise op that fuses with their Add;
+- division: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large
+  Language Models", ICML 2023 (arXiv:2211.10438), eq. 4;
+- shift: Wei et al., "Outlier Suppression+: Accurate quantization of large language models by
+  equivalent and effective shifting and scaling", EMNLP 2023 (arXiv:2304.09145), eq. 4.
+
+Both are folded where that is exact:
+
+- behind LayerNormalization: into its scale and bias; consumers that are no GEMM of the group (the
+  residual branch) get it undone, one Mul, the shift going into the bias of the GEMM they add;
 - behind attention (probabilities times value): into the value projection, whose output channels
-  pass through unmixed;
-- elsewhere (behind GELU): one explicit Mul, which TensorRT fuses with what is before it.
+  pass through unmixed, the probabilities of a token summing to 1;
+- elsewhere (behind GELU): one explicit Mul and Add, which TensorRT fuses with what is before.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -20,18 +27,20 @@ import onnx_ir as ir
 
 from pipeline.graph import add_initializer, constant
 from pipeline.quant.gemms import FloatArray, Gemm, GemmGroup
-from pipeline.quant.statistics import ChannelRange
+from pipeline.quant.statistics import Activation
 
 
 class Fold(StrEnum):
-    """Where a group's smoothing factor went."""
+    """Where a group's shift and factors went."""
 
     layer_norm = "layer_norm"
     value_projection = "value_projection"
-    explicit_mul = "explicit_mul"
+    explicit = "explicit"
 
 
-def smoothing_factors(magnitude: FloatArray, weights: list[FloatArray], alpha: float) -> FloatArray:
+def smoothing_factors(
+    magnitude: FloatArray, weights: Sequence[FloatArray], alpha: float
+) -> FloatArray:
     """Return what to divide each activation channel by, ``[channels]``, geometric mean 1.
 
     ``magnitude`` is each channel's largest absolute activation, ``weights`` the ``[in, out]``
@@ -45,86 +54,134 @@ def smoothing_factors(magnitude: FloatArray, weights: list[FloatArray], alpha: f
     return result
 
 
-def smooth(
-    graph: ir.Graph,
-    group: GemmGroup,
-    observed: ChannelRange,
-    alpha: float,
-    gemms: dict[ir.Value, Gemm],
-) -> tuple[GemmGroup, ChannelRange, Fold]:
-    """Smooth one group in place.
-
-    ``gemms`` maps a GEMM's output (bias added) to the GEMM, to find value projections.
-
-    Returns the group as it stands now (an explicit Mul gives it another tensor), its new range
-    and where the factor went.
-    """
-    factors = smoothing_factors(observed.magnitude, [g.weight for g in group.gemms], alpha)
-    producer = group.activation.producer()
-    value = _value_projection(group, gemms)
-    if producer is not None and producer.op_type == "LayerNormalization":
-        _fold_into_layer_norm(graph, producer, group, factors)
-        fold = Fold.layer_norm
-    elif value is not None:
-        _divide_output(graph, value, factors)
-        fold = Fold.value_projection
-    else:
-        group = _multiply_explicitly(graph, group, factors)
-        fold = Fold.explicit_mul
-    for gemm in group.gemms:
-        _set_weight(graph, gemm, gemm.weight * factors[:, None])
-    return group, ChannelRange(observed.low / factors, observed.high / factors), fold
+def midrange(observed: Activation) -> FloatArray:
+    """Return the shift that centres each channel's range on 0, ``[channels]``."""
+    return ((observed.low + observed.high) / 2).astype(np.float32)
 
 
-def _fold_into_layer_norm(
-    graph: ir.Graph, norm: ir.Node, group: GemmGroup, factors: FloatArray
-) -> None:
-    inside = {gemm.node for gemm in group.gemms}
-    outside = [use for use in group.activation.uses() if use.node not in inside]
-    name = group.name
-    for index in range(1, len(norm.inputs)):
-        array = constant(norm.inputs[index])
-        if array is not None:
-            kind = "scale" if index == 1 else "bias"
-            folded = add_initializer(graph, f"{name}.smoothed_{kind}", array / factors)
-            norm.replace_input_with(index, folded)
-    if outside or group.activation.is_graph_output():
-        restored = ir.node(
-            "Mul",
-            [group.activation, add_initializer(graph, f"{name}.smoothing", factors)],
-            name=f"{name}.unsmooth",
-        )
-        restored.outputs[0].name = f"{name}.unsmoothed"
-        graph.insert_after(norm, restored)
+class Smoother:
+    """Smooths the groups of one graph in place."""
+
+    def __init__(self, graph: ir.Graph, groups: Sequence[GemmGroup]) -> None:
+        """Remember which GEMM gives which tensor."""
+        self._graph = graph
+        self._gemms: Mapping[ir.Value, Gemm] = {
+            g.output: g for group in groups for g in group.gemms
+        }
+
+    def fold_of(self, group: GemmGroup) -> Fold:
+        """Return where this group's shift and factors would go."""
+        producer = group.activation.producer()
+        if producer is not None and producer.op_type == "LayerNormalization":
+            return Fold.layer_norm
+        return Fold.explicit if self._value_projection(group) is None else Fold.value_projection
+
+    def can_shift(self, group: GemmGroup) -> bool:
+        """Whether every bias that would take up the shift is there."""
+        if any(gemm.bias is None for gemm in group.gemms):
+            return False
+        match self.fold_of(group):
+            case Fold.layer_norm:
+                producer = group.activation.producer()
+                return producer is not None and len(producer.inputs) == 3
+            case Fold.value_projection:
+                value = self._value_projection(group)
+                return value is not None and value.bias is not None
+            case Fold.explicit:
+                return True
+
+    def smooth(self, group: GemmGroup, shift: FloatArray, factors: FloatArray) -> GemmGroup:
+        """Apply ``(x - shift) / factors``, undo it in the GEMMs; return the group as it is now."""
+        for gemm in group.gemms:
+            if shift.any():
+                add_to_bias(self._graph, gemm, shift @ gemm.weight)
+            set_weight(self._graph, gemm, gemm.weight * factors[:, None])
+        match self.fold_of(group):
+            case Fold.layer_norm:
+                self._fold_into_layer_norm(group, shift, factors)
+            case Fold.value_projection:
+                value = self._value_projection(group)
+                assert value is not None
+                set_weight(self._graph, value, value.weight / factors)
+                if value.bias is not None:
+                    set_bias(self._graph, value, (value.bias_array - shift) / factors)
+            case Fold.explicit:
+                return self._apply_explicitly(group, shift, factors)
+        return group
+
+    def _fold_into_layer_norm(
+        self, group: GemmGroup, shift: FloatArray, factors: FloatArray
+    ) -> None:
+        norm, name = group.activation.producer(), group.name
+        assert norm is not None
+        inside = {gemm.node for gemm in group.gemms}
+        outside = [use for use in group.activation.uses() if use.node not in inside]
+        _replace(self._graph, norm, 1, _array(norm.inputs[1]) / factors)
+        if len(norm.inputs) == 3:
+            _replace(self._graph, norm, 2, (_array(norm.inputs[2]) - shift) / factors)
+        if not outside and not group.activation.is_graph_output():
+            return
+        factor = add_initializer(self._graph, f"{name}.smoothing", factors)
+        restored = _node("Mul", [group.activation, factor], f"{name}.unsmooth")
+        self._graph.insert_after(norm, restored)
+        shifted: ir.Node | None = None
         for use in outside:
-            use.node.replace_input_with(use.idx, restored.outputs[0])
+            value = restored.outputs[0]
+            partner = self._added_gemm(use.node, use.idx) if shift.any() else None
+            if partner is not None:
+                add_to_bias(self._graph, partner, shift)
+            elif shift.any():
+                if shifted is None:
+                    offset = add_initializer(self._graph, f"{name}.shift", shift)
+                    shifted = _node("Add", [value, offset], f"{name}.unshift")
+                    self._graph.insert_after(restored, shifted)
+                value = shifted.outputs[0]
+            use.node.replace_input_with(use.idx, value)
 
+    def _added_gemm(self, node: ir.Node, index: int) -> Gemm | None:
+        """Return the biased GEMM whose output, used nowhere else, this use is added to."""
+        if node.op_type != "Add":
+            return None
+        other = node.inputs[1 - index]
+        gemm = self._gemms.get(other) if other is not None else None
+        if gemm is None or gemm.bias is None or len(gemm.output.uses()) != 1:
+            return None
+        return gemm
 
-def _multiply_explicitly(graph: ir.Graph, group: GemmGroup, factors: FloatArray) -> GemmGroup:
-    inverse = add_initializer(graph, f"{group.name}.smoothing", (1 / factors).astype(np.float32))
-    mul = ir.node("Mul", [group.activation, inverse], name=f"{group.name}.smooth")
-    mul.outputs[0].name = f"{group.name}.smoothed"
-    graph.insert_before(group.gemms[0].node, mul)
-    for gemm in group.gemms:
-        gemm.node.replace_input_with(0, mul.outputs[0])
-    return GemmGroup(activation=mul.outputs[0], gemms=group.gemms)
+    def _apply_explicitly(
+        self, group: GemmGroup, shift: FloatArray, factors: FloatArray
+    ) -> GemmGroup:
+        name, first = group.name, group.gemms[0].node
+        inverse = add_initializer(self._graph, f"{name}.smoothing", 1 / factors)
+        smoothed = _node("Mul", [group.activation, inverse], f"{name}.smooth")
+        self._graph.insert_before(first, smoothed)
+        if shift.any():
+            offset = add_initializer(self._graph, f"{name}.shift", -shift / factors)
+            smoothed = _node("Add", [smoothed.outputs[0], offset], f"{name}.unshifted")
+            self._graph.insert_before(first, smoothed)
+        for gemm in group.gemms:
+            gemm.node.replace_input_with(0, smoothed.outputs[0])
+        return GemmGroup(activation=smoothed.outputs[0], gemms=group.gemms)
 
+    def _value_projection(self, group: GemmGroup) -> Gemm | None:
+        """Return the GEMM whose output channels are this tensor's, mixed over tokens only.
 
-def _value_projection(group: GemmGroup, gemms: dict[ir.Value, Gemm]) -> Gemm | None:
-    """Return the GEMM whose output channels are this tensor's channels, mixed over tokens only.
-
-    Walks ``probabilities @ value`` back through the head split: Reshape [B,S,H,D] and Transpose
-    (0,2,1,3) on the way in, the same Transpose and a Reshape to [B,S,C] on the way out.
-    """
-    merged = _through(_through(group.activation, "Reshape"), "Transpose", (0, 2, 1, 3))
-    matmul = merged.producer() if merged is not None else None
-    if matmul is None or matmul.op_type != "MatMul" or constant(matmul.inputs[1]) is not None:
-        return None
-    split = _through(_through(matmul.inputs[1], "Transpose", (0, 2, 1, 3)), "Reshape")
-    gemm = gemms.get(split) if split is not None else None
-    if gemm is None or gemm.weight.shape[1] != group.channels or len(gemm.output.uses()) != 1:
-        return None
-    return gemm
+        Walks ``probabilities @ value`` back through the head split: Reshape [B,S,H,D] and
+        Transpose (0,2,1,3) on the way in, the same Transpose and a Reshape to [B,S,C] on the way
+        out.
+        """
+        merged = _through(_through(group.activation, "Reshape"), "Transpose", (0, 2, 1, 3))
+        matmul = merged.producer() if merged is not None else None
+        if matmul is None or matmul.op_type != "MatMul" or constant(matmul.inputs[1]) is not None:
+            return None
+        probabilities = matmul.inputs[0].producer() if matmul.inputs[0] is not None else None
+        if probabilities is None or probabilities.op_type != "Softmax":
+            return None
+        split = _through(_through(matmul.inputs[1], "Transpose", (0, 2, 1, 3)), "Reshape")
+        gemm = self._gemms.get(split) if split is not None else None
+        if gemm is None or gemm.weight.shape[1] != group.channels or len(gemm.output.uses()) != 1:
+            return None
+        return gemm
 
 
 def _through(
@@ -139,16 +196,32 @@ def _through(
     return node.inputs[0]
 
 
-def _divide_output(graph: ir.Graph, gemm: Gemm, factors: FloatArray) -> None:
-    _set_weight(graph, gemm, gemm.weight / factors[None, :])
-    if gemm.bias is not None:
-        old = constant(gemm.bias.inputs[gemm.bias_index])
-        assert old is not None
-        _replace(graph, gemm.bias, gemm.bias_index, old / factors)
+def _node(op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Node:
+    node = ir.node(op_type, inputs, name=name)
+    node.outputs[0].name = f"{name}ed"
+    return node
 
 
-def _set_weight(graph: ir.Graph, gemm: Gemm, weight: FloatArray) -> None:
+def _array(value: ir.Value | None) -> FloatArray:
+    array = constant(value)
+    assert array is not None
+    return array.astype(np.float32)
+
+
+def set_weight(graph: ir.Graph, gemm: Gemm, weight: FloatArray) -> None:
+    """Give a GEMM another ``[in, out]`` weight."""
     _replace(graph, gemm.node, 1, weight)
+
+
+def set_bias(graph: ir.Graph, gemm: Gemm, bias: FloatArray) -> None:
+    """Give a GEMM another ``[out]`` bias."""
+    assert gemm.bias is not None
+    _replace(graph, gemm.bias, gemm.bias_index, bias)
+
+
+def add_to_bias(graph: ir.Graph, gemm: Gemm, delta: npt.NDArray[Any]) -> None:
+    """Add ``[out]`` to a GEMM's bias."""
+    set_bias(graph, gemm, gemm.bias_array + delta.astype(np.float32))
 
 
 def _replace(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArray[Any]) -> None:

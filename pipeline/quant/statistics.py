@@ -1,7 +1,8 @@
-"""Watch what flows into each GEMM: per-channel ranges over real tokens.
+"""Watch what flows into each GEMM: ranges and second moments over real tokens.
 
 Batches hold sentences of one length each, so there is no padding to pollute a range. Memory is
-bounded by one batch, whatever the size of the calibration set.
+bounded by one batch and one ``[channels, channels]`` matrix a tensor, whatever the size of the
+calibration set.
 """
 
 import tempfile
@@ -18,26 +19,48 @@ from pipeline.errors import QuantizeError
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow, by_exact_length
 
 FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 
 MAX_TOKENS = 2048
 """Tokens a calibration batch holds at most; bounds memory at any calibration size."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelRange:
-    """Smallest and largest value of each channel of a tensor, ``[channels]`` each."""
+class Activation:
+    """What a tensor's last axis looked like over ``tokens`` tokens.
 
+    ``low``, ``high`` and ``mean`` are ``[channels]``; ``moment`` is the mean of ``x xᵀ`` (not
+    centred), ``[channels, channels]``.
+    """
+
+    tokens: int
     low: FloatArray
     high: FloatArray
+    mean: DoubleArray
+    moment: DoubleArray
+
+    def magnitude(self, shift: FloatArray | float = 0.0) -> FloatArray:
+        """Return the largest absolute value of each channel of ``x - shift``."""
+        magnitude: FloatArray = np.maximum(self.high - shift, shift - self.low)
+        return magnitude
 
     @property
-    def magnitude(self) -> FloatArray:
-        """Largest absolute value of each channel."""
-        return np.maximum(np.abs(self.low), np.abs(self.high))
+    def covariance(self) -> DoubleArray:
+        """Covariance of the channels, ``[channels, channels]``."""
+        return self.moment - np.outer(self.mean, self.mean)
 
-    def merge(self, other: "ChannelRange") -> "ChannelRange":
-        """Return the range that covers both."""
-        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+    def transformed(self, shift: FloatArray, factors: FloatArray) -> "Activation":
+        """Return the statistics of ``(x - shift) / factors``."""
+        z, s = shift.astype(np.float64), factors.astype(np.float64)
+        cross = np.outer(self.mean, z)
+        moment = (self.moment - cross - cross.T + np.outer(z, z)) / np.outer(s, s)
+        return Activation(
+            tokens=self.tokens,
+            low=(self.low - shift) / factors,
+            high=(self.high - shift) / factors,
+            mean=(self.mean - z) / s,
+            moment=moment,
+        )
 
 
 def unpadded_batches(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
@@ -46,16 +69,16 @@ def unpadded_batches(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator
         yield tokenizer.pad([rows[i] for i in indices])
 
 
-def channel_ranges(
+def observe(
     model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
-) -> Mapping[str, ChannelRange]:
-    """Run the graph in ONNX Runtime and return the range of each tensor's last axis, by name.
+) -> Mapping[str, Activation]:
+    """Run the graph in ONNX Runtime and return the statistics of each tensor, by name.
 
     Raises:
         QuantizeError: a tensor holds NaN or infinite values.
     """
     names = [tensor.name or "" for tensor in tensors]
-    ranges: dict[str, ChannelRange] = {}
+    sums: dict[str, _Sum] = {}
     outputs = list(model.graph.outputs)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "observed.onnx"
@@ -70,8 +93,30 @@ def channel_ranges(
             values = session.run(names, batch.feed(inputs))
             for name, value in zip(names, values, strict=True):
                 flat = value.reshape(-1, value.shape[-1])
-                seen = ChannelRange(flat.min(axis=0), flat.max(axis=0))
-                if not (np.isfinite(seen.low).all() and np.isfinite(seen.high).all()):
+                if not np.isfinite(flat).all():
                     raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
-                ranges[name] = ranges[name].merge(seen) if name in ranges else seen
-    return ranges
+                sums.setdefault(name, _Sum(flat.shape[1])).add(flat)
+    return {name: total.result() for name, total in sums.items()}
+
+
+class _Sum:
+    """Running sums of one tensor."""
+
+    def __init__(self, channels: int) -> None:
+        self.tokens = 0
+        self.low = np.full(channels, np.inf, np.float32)
+        self.high = np.full(channels, -np.inf, np.float32)
+        self.first = np.zeros(channels)
+        self.second = np.zeros((channels, channels))
+
+    def add(self, flat: FloatArray) -> None:
+        self.tokens += len(flat)
+        np.minimum(self.low, flat.min(axis=0), out=self.low)
+        np.maximum(self.high, flat.max(axis=0), out=self.high)
+        self.first += flat.sum(axis=0, dtype=np.float64)
+        self.second += flat.T @ flat
+
+    def result(self) -> Activation:
+        return Activation(
+            self.tokens, self.low, self.high, self.first / self.tokens, self.second / self.tokens
+        )

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import NumericType, PrecisionConfig
+from pipeline.config import NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.datasets import spread
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import load_graph, prune, save_graph
 from pipeline.progress import track
+from pipeline.quant.bias_correction import bias_correction
 from pipeline.quant.gemms import GemmGroup, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq, to_unsigned_activations
-from pipeline.quant.scales import activation_scale, round_weight, weight_scales
-from pipeline.quant.smoothing import smooth
-from pipeline.quant.statistics import ChannelRange, channel_ranges, unpadded_batches
+from pipeline.quant.rounding import round_gptq, round_nearest
+from pipeline.quant.scales import activation_scale, weight_scales
+from pipeline.quant.smoothing import Smoother, add_to_bias, midrange, smoothing_factors
+from pipeline.quant.statistics import MAX_TOKENS, Activation, observe, unpadded_batches
 from pipeline.tokens import Tokenizer, TokenRow, by_exact_length
 
 log = logging.getLogger(__name__)
@@ -60,20 +63,19 @@ def quantize(
         raise QuantizeError(
             f"{source.name}: no MatMul with a constant weight in the graph; use precision=fp16"
         )
-    batches = len(by_exact_length(rows, max_tokens=2048))
-    observed = channel_ranges(
+    observed = observe(
         graph,
         [group.activation for group in groups],
-        track(unpadded_batches(tokenizer, rows), "calibrate", total=batches),
+        track(
+            unpadded_batches(tokenizer, rows),
+            "calibrate",
+            total=len(by_exact_length(rows, max_tokens=MAX_TOKENS)),
+        ),
     )
-    smoothed, folds = _smooth_all(graph, groups, observed, config.smoothing_alpha)
+    smoothed, folds = _smooth(graph, groups, observed, config)
     _check_fold(model, graph, source, tokenizer, rows, out_dir)
-    for group, seen in smoothed:
-        quantized = []
-        for gemm in group.gemms:
-            scales = weight_scales(gemm.weight)
-            quantized.append((round_weight(gemm.weight, scales), scales))
-        insert_qdq(graph.graph, group, activation_scale(seen), quantized)
+    for group, seen in track(smoothed, "round weights", total=len(smoothed)):
+        _quantize_group(graph, group, seen, config)
     prune(graph)
     signed = save_graph(
         graph,
@@ -92,7 +94,7 @@ def quantize(
         quantization={
             "gemms": gemms,
             "gemms_int8": gemms,
-            "method": f"SmoothQuant (alpha {config.smoothing_alpha}), max scales, round to nearest",
+            "method": _describe_method(config),
             "scheme": "W8A8 symmetric, weights per output channel, activations per tensor, static",
             "smoothing": folds,
             "calibration": _describe_calibration(texts, rows),
@@ -100,21 +102,61 @@ def quantize(
     )
 
 
-def _smooth_all(
+def _smooth(
     graph: ir.Model,
-    groups: list[GemmGroup],
-    observed: Mapping[str, ChannelRange],
-    alpha: float,
-) -> tuple[list[tuple[GemmGroup, ChannelRange]], dict[str, int]]:
-    """Smooth every group, last one first: a value projection is scaled before it is read."""
-    by_output = {gemm.output: gemm for group in groups for gemm in group.gemms}
-    smoothed, folds = [], dict[str, int]()
+    groups: Sequence[GemmGroup],
+    observed: Mapping[str, Activation],
+    config: PrecisionConfig,
+) -> tuple[list[tuple[GemmGroup, Activation]], dict[str, int]]:
+    """Smooth every group, last one first: a value projection is scaled before it is read.
+
+    Returns the groups with the statistics they have now, and how many folds of each kind.
+    """
+    smoother = Smoother(graph.graph, groups)
+    smoothed = []
+    folds: Counter[str] = Counter()
     for group in reversed(groups):
-        after, seen, fold = smooth(graph.graph, group, observed[group.name], alpha, by_output)
-        smoothed.append((after, seen))
-        folds[fold.value] = folds.get(fold.value, 0) + 1
-    log.info("smoothed %d tensors: %s", len(groups), folds)
+        seen = observed[group.name]
+        shifts = config.shift and smoother.can_shift(group)
+        shift = midrange(seen) if shifts else np.zeros_like(seen.low)
+        weights = [gemm.weight for gemm in group.gemms]
+        factors = smoothing_factors(seen.magnitude(shift), weights, config.smoothing_alpha)
+        folds[smoother.fold_of(group).value] += 1
+        smoothed.append((smoother.smooth(group, shift, factors), seen.transformed(shift, factors)))
+    log.info("smoothed %d tensors: %s", len(groups), dict(folds))
     return smoothed[::-1], dict(sorted(folds.items()))
+
+
+def _quantize_group(
+    graph: ir.Model, group: GemmGroup, seen: Activation, config: PrecisionConfig
+) -> None:
+    """Round the weights of a group together (they read the same tensor) and insert Q/DQ."""
+    step = activation_scale(seen)
+    joined = np.concatenate([gemm.weight for gemm in group.gemms], axis=1)
+    scales = weight_scales(joined)
+    if config.rounding is Rounding.gptq:
+        integers = round_gptq(joined, scales, seen.covariance, noise=float(step) ** 2 / 12)
+    else:
+        integers = round_nearest(joined, scales)
+    cuts = np.cumsum([gemm.weight.shape[1] for gemm in group.gemms])[:-1]
+    if config.bias_correction:
+        deltas = np.split(bias_correction(seen.mean, joined, integers, scales), cuts)
+        for gemm, delta in zip(group.gemms, deltas, strict=True):
+            if gemm.bias is not None:
+                add_to_bias(graph.graph, gemm, delta)
+    weights = zip(np.split(integers, cuts, axis=1), np.split(scales, cuts), strict=True)
+    insert_qdq(graph.graph, group, step, list(weights))
+
+
+def _describe_method(config: PrecisionConfig) -> str:
+    parts = [
+        f"SmoothQuant (alpha {config.smoothing_alpha})",
+        "shift to midrange" if config.shift else None,
+        "max scales",
+        "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
+        "bias correction" if config.bias_correction else None,
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _check_fold(
