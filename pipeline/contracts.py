@@ -59,6 +59,11 @@ class SourceModel:
     default_prompt: str | None
     trust_remote_code: bool
 
+    @property
+    def prefix(self) -> str:
+        """The default prompt's text, which goes before every text; mostly empty."""
+        return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxModel:

@@ -5,10 +5,10 @@ Labelled text (scored pairs, a retrieval collection) validates; unlabelled text 
 calibration, since variety matters more there than domain.
 """
 
-import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.readers import read_beir, read_records
 
 Item = TypeVar("Item")
 
@@ -43,7 +44,7 @@ class Retrieval:
     metric: str
     queries: tuple[str, ...]
     documents: tuple[str, ...]
-    relevant: tuple[dict[int, float], ...]
+    relevant: tuple[Mapping[int, float], ...]
     exclude_self: bool = False
 
 
@@ -92,8 +93,19 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     if not path.exists():
         raise DatasetError(f"dataset.path={config.path}: no such file or directory")
     own: list[str]
+    tasks: list[Task]
     if config.format is DatasetFormat.beir:
-        own, evaluation, tasks = [], *_read_beir(path, config)
+        beir = read_beir(path, config.split)
+        own, evaluation = [], [*beir.queries, *beir.documents]
+        tasks = [
+            Retrieval(
+                name=config.name,
+                metric="ndcg_at_10",
+                queries=beir.queries,
+                documents=beir.documents,
+                relevant=beir.relevant,
+            )
+        ]
     else:
         own, evaluation, tasks = _read_table(path, config)
     calibration = [*own, *(row.text for row in sample_calibration)]
@@ -161,9 +173,10 @@ def _read_table(path: Path, config: DatasetConfig) -> tuple[list[str], list[str]
     """Read sentences or scored pairs; return calibration texts, evaluation texts and tasks."""
     pair = (config.sentence1_column, config.sentence2_column, config.score_column)
     if config.text_column is not None:
+        columns = [c for c in (config.text_column, config.group_column) if c is not None]
         rows = [
             _Row(text=r[config.text_column], group=r.get(config.group_column or "", ""))
-            for r in _records(path, config, [config.text_column, config.group_column])
+            for _, r in read_records(path, config.format, columns)
         ]
         return _split_sentences(config, rows)
     if None in pair:
@@ -173,16 +186,23 @@ def _read_table(path: Path, config: DatasetConfig) -> tuple[list[str], list[str]
         )
     first, second, score = (str(column) for column in pair)
     pairs, scores = [], []
-    for number, r in enumerate(_records(path, config, list(pair)), start=1):
+    for number, r in read_records(path, config.format, [first, second, score]):
         pairs.append((r[first], r[second]))
-        try:
-            scores.append(float(r[score]))
-        except ValueError:
+        scores.append(_number(r[score]))
+        if not math.isfinite(scores[-1]):
             raise DatasetError(
                 f"{path}: row {number}: {score}={r[score]!r} is not a number; "
                 "set dataset.score_column"
-            ) from None
+            )
     return _split_pairs(config, pairs, scores)
+
+
+def _number(text: str) -> float:
+    """Return the number, or NaN where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _split_sentences(
@@ -196,7 +216,7 @@ def _split_sentences(
         if not _calibrates(r.group or r.text, config.calibration_fraction) and r.text not in used
     ]
     tasks: list[Task] = []
-    if config.group_column is not None:
+    if len({r.group for r in evaluation}) < len(evaluation) and config.group_column is not None:
         tasks.append(_paraphrase_task(config.name, evaluation))
     return [r.text for r in calibration], [r.text for r in evaluation], tasks
 
@@ -209,6 +229,11 @@ def _split_pairs(
     calibrates = [_calibrates(component[a], config.calibration_fraction) for a, _ in pairs]
     calibration = [t for p, c in zip(pairs, calibrates, strict=True) if c for t in p]
     kept = [(p, s) for p, s, c in zip(pairs, scores, calibrates, strict=True) if not c]
+    if len({s for _, s in kept}) < 2:
+        raise DatasetError(
+            f"dataset={config.name}: the pairs left to validate on all have one score; "
+            "give more pairs, or lower dataset.calibration_fraction"
+        )
     task = ScoredPairs(
         name=config.name, pairs=tuple(p for p, _ in kept), scores=tuple(s for _, s in kept)
     )
@@ -227,7 +252,8 @@ def _components(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
         return text
 
     for a, b in pairs:
-        parent[root(a)] = root(b)
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
     return {text: root(text) for text in list(parent)}
 
 
@@ -235,95 +261,3 @@ def _calibrates(key: str, fraction: float) -> bool:
     """Decide by hash, so that the split is the same every night and in any row order."""
     draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     return draw < fraction
-
-
-def _records(
-    path: Path, config: DatasetConfig, columns: Sequence[str | None]
-) -> Iterator[dict[str, str]]:
-    """Yield rows with the wanted columns as non-empty text.
-
-    Raises:
-        DatasetError: not readable as the format, a column missing, or a text empty.
-    """
-    wanted = [column for column in columns if column is not None]
-    found = False
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            source = _csv_rows(stream) if config.format is DatasetFormat.csv else _json_rows(stream)
-            for number, row in enumerate(source, start=1):
-                found = True
-                for column in wanted:
-                    if column not in row:
-                        raise DatasetError(
-                            f"{path}: row {number} has no column {column!r}, it has "
-                            f"{', '.join(map(repr, row))}; set the dataset.*_column keys"
-                        )
-                    if row[column] is None or not str(row[column]).strip():
-                        raise DatasetError(
-                            f"{path}: row {number}: {column} is empty; remove the row"
-                        )
-                yield {column: str(row[column]) for column in wanted}
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: not readable as {config.format}: {error}") from error
-    if not found:
-        raise DatasetError(f"{path}: holds no rows")
-
-
-def _csv_rows(stream: Iterator[str]) -> Iterator[dict[str, object]]:
-    yield from csv.DictReader(stream)
-
-
-def _json_rows(stream: Iterator[str]) -> Iterator[dict[str, object]]:
-    for line in stream:
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise json.JSONDecodeError("expected an object per line", line, 0)
-            yield row
-
-
-def _read_beir(path: Path, config: DatasetConfig) -> tuple[list[str], list[Task]]:
-    """Read corpus, queries and qrels; return evaluation texts (judged ones first) and the task."""
-    corpus_ids, documents = _read_beir_texts(path / "corpus.jsonl")
-    query_ids, queries = _read_beir_texts(path / "queries.jsonl")
-    qrels = path / "qrels" / f"{config.split}.tsv"
-    if not qrels.is_file():
-        raise DatasetError(f"{qrels}: no such file; set dataset.split to one of the files there")
-    index = {key: i for i, key in enumerate(corpus_ids)}
-    relevant: dict[str, dict[int, float]] = {}
-    with qrels.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            try:
-                document, score = index.get(row["corpus-id"]), float(row["score"])
-                if document is not None and score > 0:
-                    relevant.setdefault(row["query-id"], {})[document] = score
-            except (KeyError, ValueError) as error:
-                raise DatasetError(
-                    f"{qrels}: expected columns query-id, corpus-id, score: {error!r}"
-                ) from error
-    judged = [(i, q) for q, i in zip(query_ids, range(len(queries)), strict=True) if q in relevant]
-    if not judged:
-        raise DatasetError(f"{qrels}: no query with a relevant document of the corpus")
-    task = Retrieval(
-        name=config.name,
-        metric="ndcg_at_10",
-        queries=tuple(queries[i] for i, _ in judged),
-        documents=tuple(documents),
-        relevant=tuple(relevant[q] for _, q in judged),
-    )
-    return [*task.queries, *documents], [task]
-
-
-def _read_beir_texts(path: Path) -> tuple[list[str], list[str]]:
-    """Read ids and texts; a title goes before its text, as BEIR's own evaluation does."""
-    ids, texts = [], []
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for row in _json_rows(stream):
-                ids.append(str(row["_id"]))
-                texts.append(f"{row.get('title') or ''} {row['text']}".strip())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: not readable as BEIR jsonl: {error}") from error
-    except KeyError as error:
-        raise DatasetError(f"{path}: a line has no {error}; expected _id and text") from error
-    return ids, texts

@@ -101,7 +101,7 @@ def _to_precision(
             return Graphs(portable=fp32, buildable=fp32)
         case NumericType.fp16:
             with clock.stage("cast"):
-                half = cast(fp32, work / "cast")
+                half = cast(fp32, source, dataset.calibration, work / "cast")
             return Graphs(portable=half, buildable=half)
         case NumericType.int8:
             with clock.stage("quantize"):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from pipeline.config import Device
 from pipeline.contracts import SourceModel
@@ -39,7 +40,7 @@ def load_sentence_transformer(
             trust_remote_code=trust_remote_code,
             model_kwargs=model_kwargs,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]
         raise ResolveError(f"{path} does not load as a Sentence Transformer: {first}") from error
     model.eval().float()

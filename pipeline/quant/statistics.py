@@ -77,8 +77,20 @@ def observe(
     Raises:
         QuantizeError: a tensor holds NaN or infinite values.
     """
-    names = [tensor.name or "" for tensor in tensors]
     sums: dict[str, _Sum] = {}
+    for name, value in run_observed(model, tensors, batches):
+        flat = value.reshape(-1, value.shape[-1])
+        if not np.isfinite(flat).all():
+            raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
+        sums.setdefault(name, _Sum(flat.shape[1])).add(flat)
+    return {name: total.result() for name, total in sums.items()}
+
+
+def run_observed(
+    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
+) -> Iterator[tuple[str, FloatArray]]:
+    """Run the graph in ONNX Runtime and yield each tensor's name and value, batch after batch."""
+    names = [tensor.name or "" for tensor in tensors]
     outputs = list(model.graph.outputs)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "observed.onnx"
@@ -86,17 +98,12 @@ def observe(
         try:
             ir.save(model, path)
         finally:
-            del model.graph.outputs[len(outputs) :]
+            while len(model.graph.outputs) > len(outputs):
+                model.graph.outputs.pop()
         session = open_session(path)
         inputs = [i.name for i in session.get_inputs()]
         for batch in batches:
-            values = session.run(names, batch.feed(inputs))
-            for name, value in zip(names, values, strict=True):
-                flat = value.reshape(-1, value.shape[-1])
-                if not np.isfinite(flat).all():
-                    raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
-                sums.setdefault(name, _Sum(flat.shape[1])).add(flat)
-    return {name: total.result() for name, total in sums.items()}
+            yield from zip(names, session.run(names, batch.feed(inputs)), strict=True)
 
 
 class _Sum:

@@ -6,15 +6,19 @@ the last of them: pooling sums, divisions by a token count of 0 clipped to 1e-9,
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from pipeline.config import NumericType
-from pipeline.contracts import OnnxModel
+from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.datasets import spread
 from pipeline.errors import CastError
 from pipeline.graph import add_initializer, constant, load_graph, prune, save_graph
+from pipeline.quant.statistics import run_observed, unpadded_batches
+from pipeline.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +40,22 @@ _FP32_OPS = _NORMS | {
     "CumSum",
     "Einsum",
 }
+_HEADROOM = 0.25
+"""Share of fp16's range that calibrated values may use: unseen text goes somewhat further."""
+
+_PROBED_TEXTS = 128
+
 MASK_VALUE = -1e4
 """Added to masked attention scores. ``finfo.min`` overflows fp16, and -inf in every column of a
 fully padded row makes softmax NaN; e^-10000 is 0 in any float type."""
 
 
-def cast(model: OnnxModel, out_dir: Path) -> OnnxModel:
+def cast(model: OnnxModel, source: SourceModel, texts: Sequence[str], out_dir: Path) -> OnnxModel:
     """Return the fp16 form of an fp32 graph; inputs stay int64 and the output fp32.
+
+    ``texts`` are run through the fp32 graph to see which tensors come near fp16's largest number.
+    What reads or makes one of them stays in fp32. A CPU does not show such an overflow: ONNX
+    Runtime computes fp16 in fp32 there.
 
     Raises:
         CastError: the graph is not fp32, or holds a subgraph that cannot be typed node by node.
@@ -51,18 +64,41 @@ def cast(model: OnnxModel, out_dir: Path) -> OnnxModel:
         raise CastError(f"{model.path}: is {model.precision}, expected fp32")
     out_dir.mkdir(parents=True)
     graph = load_graph(model)
-    counts = cast_to_half(graph)
+    wide = _wide_tensors(graph, source, texts)
+    if wide:
+        log.info("%d tensors are too large for fp16 and stay in fp32: %s", len(wide), wide[:5])
+    counts = cast_to_half(graph, wide)
     log.info("cast %d nodes to fp16, kept %d float nodes in fp32", *counts)
     return save_graph(
         graph, out_dir / "model.onnx", precision=NumericType.fp16, source_sha256=model.sha256
     )
 
 
-def cast_to_half(model: ir.Model) -> tuple[int, int]:
+def _wide_tensors(model: ir.Model, source: SourceModel, texts: Sequence[str]) -> list[str]:
+    """Return the computed float tensors that exceed ``_HEADROOM`` of fp16's range on the texts."""
+    tensors = [
+        output
+        for node in model.graph
+        for output in node.outputs
+        if output.dtype is _FLOAT and output.shape is not None and not output.is_graph_output()
+    ]
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
+    wide = {
+        name
+        for name, value in run_observed(model, tensors, unpadded_batches(tokenizer, rows))
+        if value.size and not np.abs(value).max() <= _HEADROOM * _MAX
+    }
+    return sorted(wide)
+
+
+def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
     """Cast in place; return how many float nodes compute in fp16 and how many in fp32.
 
-    A weight that fp16 cannot hold keeps its node in fp32, so nothing turns infinite here.
+    A node that reads or makes a tensor named in ``wide``, or holds a weight that fp16 cannot hold,
+    stays in fp32.
     """
+    too_wide = frozenset(wide)
     graph = model.graph
     tail = _behind_last_norm(graph)
     types: dict[ir.Value, ir.DataType] = {}
@@ -80,7 +116,13 @@ def cast_to_half(model: ir.Model) -> tuple[int, int]:
         reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
         if not produces and not reads:
             continue
-        keep = node in tail or node.op_type in _FP32_OPS or _overflows(node)
+        touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
+        keep = (
+            node in tail
+            or node.op_type in _FP32_OPS
+            or _overflows(node)
+            or not touched.isdisjoint(too_wide)
+        )
         if node.op_type == "Cast":
             _retype_cast(node, types)
             continue

@@ -172,7 +172,9 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
             f"{source.location}: graph outputs {list(outputs)}, expected [{GRAPH_OUTPUT!r}]"
         )
     # Shapes may be read off any input; reading them off input_ids frees an unused input to go.
-    ids = next(value for value in graph.graph.inputs if value.name == GRAPH_INPUTS[0])
+    ids = next((value for value in graph.graph.inputs if value.name == GRAPH_INPUTS[0]), None)
+    if ids is None:
+        raise ExportError(f"{source.location}: the graph has no input {GRAPH_INPUTS[0]}")
     for value in list(graph.graph.inputs):
         if value.name not in GRAPH_INPUTS or value.dtype is not ir.DataType.INT64:
             raise ExportError(
@@ -233,7 +235,7 @@ def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:
 def _check_batches(source: SourceModel, texts: Sequence[str]) -> Iterator[TokenBatch]:
     """Yield batches: the empty text, one alone, mixed lengths, extra padding, max length."""
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows(["", *texts[:48]])
+    rows = tokenizer.rows([source.prefix + text for text in ("", *texts[:48])])
     full = tokenizer.rows([" ".join(texts)])
     rows_at = sorted(rows, key=lambda row: len(row.ids))
     middle: TokenRow = rows_at[len(rows_at) // 2]

@@ -44,7 +44,7 @@ def quantize(
 
     Raises:
         ConfigError: a smoothing strength outside 0 to 1.
-        QuantizeError: no linear GEMM in the graph, NaN in an activation, or a smoothing fold that
+        QuantizeError: no text, no linear GEMM, NaN in an activation, or a smoothing fold that
             changed what the graph computes.
     """
     if not 0 <= config.smoothing_alpha <= 1:
@@ -53,10 +53,12 @@ def quantize(
         raise ConfigError(
             f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
         )
+    if not texts:
+        raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
     texts = spread(texts, config.calibration_sentences)
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows(texts)
+    rows = tokenizer.rows([source.prefix + text for text in texts])
     graph = load_graph(model)
     groups = find_gemm_groups(graph.graph)
     if not groups:

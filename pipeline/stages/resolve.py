@@ -161,7 +161,7 @@ def _describe(
     own_length = model.max_seq_length
     if own_length is None and config.max_length is None:
         raise ResolveError(f"{path}: states no max length; set model.max_length")
-    max_length = config.max_length or int(own_length)
+    max_length = int(own_length) if config.max_length is None else config.max_length
     if max_length < 3 or (own_length is not None and max_length > own_length):
         raise ResolveError(
             f"model.max_length={max_length}: expected 3 to {own_length}, the model's own max length"

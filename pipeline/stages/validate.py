@@ -137,7 +137,7 @@ def _set_up(
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
     texts = spread(dataset.evaluation, config.max_sentences)
-    rows = tokenizer.rows(_prompted(source, texts))
+    rows = tokenizer.rows([source.prefix + text for text in texts])
     timed = spread(rows, config.timing_sentences)
     encode = _cached(_text_encoder(source, tokenizer, reference), config.batch_size)
     return _Bench(
@@ -222,8 +222,3 @@ def _cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], 
         return np.stack([known[text] for text in texts])
 
     return encode
-
-
-def _prompted(source: SourceModel, texts: Sequence[str]) -> list[str]:
-    prefix = source.prompts.get(source.default_prompt, "") if source.default_prompt else ""
-    return [prefix + text for text in texts]
