@@ -70,7 +70,7 @@ def _unicode(path: Path, number: int, column: str, value: object) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise DatasetError(
-            f"{path}: row {number}: {column} is not valid Unicode ({error.reason}); mend or remove the row"
+            f"{path}: row {number}: {column} is not valid Unicode; mend or remove the row"
         ) from error
     return text
 

@@ -64,6 +64,7 @@ def cast(model: OnnxModel, source: SourceModel, texts: Sequence[str], out_dir: P
         raise CastError(f"{model.path}: is {model.precision}, expected fp32")
     out_dir.mkdir(parents=True)
     graph = load_graph(model)
+    _refuse_subgraphs(graph)
     wide = _wide_tensors(graph, source, texts)
     if wide:
         log.info("%d tensors are too large for fp16 and stay in fp32: %s", len(wide), wide[:5])
@@ -72,6 +73,15 @@ def cast(model: OnnxModel, source: SourceModel, texts: Sequence[str], out_dir: P
     return save_graph(
         graph, out_dir / "model.onnx", precision=NumericType.fp16, source_sha256=model.sha256
     )
+
+
+def _refuse_subgraphs(model: ir.Model) -> None:
+    for node in model.graph:
+        kinds = {attribute.type for attribute in node.attributes.values()}
+        if kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+            raise CastError(
+                f"node {node.name} ({node.op_type}) holds a subgraph; use precision=fp32"
+            )
 
 
 def _wide_tensors(model: ir.Model, source: SourceModel, texts: Sequence[str]) -> list[str]:
@@ -105,13 +115,6 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     half = full = 0
     for node in list(graph):
-        if any(
-            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for a in node.attributes.values()
-        ):
-            raise CastError(
-                f"node {node.name} ({node.op_type}) holds a subgraph; use precision=fp32"
-            )
         produces = [v for v in node.outputs if v.dtype in (_FLOAT, None) and _is_float(node)]
         reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
         if not produces and not reads:

@@ -173,8 +173,6 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
         )
     # Shapes may be read off any input; reading them off input_ids frees an unused input to go.
     ids = next((value for value in graph.graph.inputs if value.name == GRAPH_INPUTS[0]), None)
-    if ids is None:
-        raise ExportError(f"{source.location}: the graph has no input {GRAPH_INPUTS[0]}")
     for value in list(graph.graph.inputs):
         if value.name not in GRAPH_INPUTS or value.dtype is not ir.DataType.INT64:
             raise ExportError(
@@ -182,10 +180,12 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
                 f"expected int64 among {', '.join(GRAPH_INPUTS)}"
             )
         for node, index in list(value.uses()):
-            if node.op_type == "Shape" and value is not ids:
+            if node.op_type == "Shape" and ids is not None and value is not ids:
                 node.replace_input_with(index, ids)
         value.shape = ir.Shape(["batch", "sequence"])
         value.metadata_props.clear()
+    if ids is None:
+        raise ExportError(f"{source.location}: the graph has no input {GRAPH_INPUTS[0]}")
     prune(graph)
     for value in list(graph.graph.inputs):
         if not value.uses():

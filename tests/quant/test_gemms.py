@@ -1,0 +1,90 @@
+import onnx_ir as ir
+import pytest
+
+from pipeline.contracts import OnnxModel
+from pipeline.graph import load_graph
+from pipeline.quant.gemms import find_gemm_groups
+
+QUERY, KEY, VALUE = (f"attention.self.{part}" for part in ("query", "key", "value"))
+LAYER = [{QUERY, KEY, VALUE}, {"attention.output.dense"}, {"intermediate.dense"}, {"output.dense"}]
+
+
+def find(text: str) -> list[list[str]]:
+    """Return the outputs of the GEMMs found in a graph ``x, y -> out``, grouped."""
+    model = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 20]>
+        graph (float[b,s,2] x, float[b,2,2] y) => (float out)
+        <float[2,2] w = {{1, 2, 3, 4}}, float[2,2] v = {{5, 6, 7, 8}}, float[2] bias = {{1, 2}},
+         float[1,2,2] w3 = {{1, 2, 3, 4}}>
+        {{ {text} }}"""
+    )
+    return [[g.output.name or "" for g in group.gemms] for group in find_gemm_groups(model.graph)]
+
+
+@pytest.mark.parametrize("fixture", ["tiny_fp32", "tiny_optimum_fp32"])
+def test_the_six_linear_layers_of_each_encoder_layer_are_found(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    graph = load_graph(request.getfixturevalue(fixture)).graph
+    groups = find_gemm_groups(graph)
+    names = [{gemm.name for gemm in group.gemms} for group in groups]
+    assert sum(map(len, names)) == 12
+    expected = [{f".layer.{i}.{part}" for part in parts} for i in (0, 1) for parts in LAYER]
+    for seen, wanted in zip(names, expected, strict=True):
+        assert {name[name.index(".layer.") :] for name in seen} == wanted
+
+
+def test_attention_batch_gemms_are_not_matched(tiny_fp32: OnnxModel) -> None:
+    graph = load_graph(tiny_fp32).graph
+    found = {gemm.node for group in find_gemm_groups(graph) for gemm in group.gemms}
+    left = [node for node in graph if node.op_type == "MatMul" and node not in found]
+    assert len(left) == 4
+    assert all(value and value.const_value is None for node in left for value in node.inputs)
+
+
+def test_a_group_knows_its_tensor_and_its_channels(tiny_fp32: OnnxModel) -> None:
+    groups = find_gemm_groups(load_graph(tiny_fp32).graph)
+    assert [group.channels for group in groups] == [32, 32, 32, 64] * 2
+    for group in groups:
+        assert all(gemm.node.inputs[0] is group.activation for gemm in group.gemms)
+        assert all(gemm.bias is not None for gemm in group.gemms)
+
+
+@pytest.mark.parametrize("add", ["Add(h, bias)", "Add(bias, h)"])
+def test_the_bias_belongs_to_the_gemm_on_either_side_of_its_add(add: str) -> None:
+    assert find(f"h = MatMul(x, w) out = {add}") == [["out"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "h = MatMul(x, w) out = Add(h, x)",
+        "h = MatMul(x, w) out = Add(h, w3)",
+        "h = MatMul(x, w) i = Add(h, bias) j = Relu(h) out = Add(i, j)",
+    ],
+    ids=["residual", "not a vector", "also read before the bias"],
+)
+def test_an_add_that_is_no_bias_stays_outside(text: str) -> None:
+    assert find(text) == [["h"]]
+
+
+def test_gemms_that_read_one_tensor_share_a_group() -> None:
+    text = "a = MatMul(x, w) c = Relu(x) d = MatMul(c, w) b = MatMul(x, v) e = Add(a, b)"
+    assert find(f"{text} out = Add(d, e)") == [["a", "b"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "out = MatMul(x, y)",
+        "out = MatMul(w, y)",
+        "out = MatMul(w, v)",
+        "out = MatMul(x, w3)",
+        "i = Cast <to = 7> (x) out = Gather(w, i)",
+        "z = ReduceMax <keepdims = 0> (x, axis) out = Gemm(z, w)",
+    ],
+    ids=["two computed", "constant left", "two constants", "3-D", "embedding", "Gemm op"],
+)
+def test_what_is_no_linear_gemm_is_not_matched(text: str) -> None:
+    text = f"axis = Constant <value = int64[1] {{1}}> () {text}" if "axis" in text else text
+    assert find(text) == []

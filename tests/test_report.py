@@ -1,0 +1,296 @@
+"""report: what goes into report.json, and what people read of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.bench.agreement import Agreement
+from pipeline.bench.timing import Latency, Throughput
+from pipeline.config import NumericType
+from pipeline.contracts import (
+    ArtifactResult,
+    Engine,
+    Gate,
+    Graphs,
+    NotBuilt,
+    OnnxModel,
+    Outcome,
+    Report,
+    SourceModel,
+    TaskScores,
+    Validation,
+)
+from pipeline.report.data import StageTime, make_report
+from pipeline.report.html import render_html
+from pipeline.report.text import render_text
+
+MakeReport = Callable[..., Report]
+
+QUANTIZATION = {
+    "gemms": 36,
+    "gemms_int8": 35,
+    "method": "static W8A8",
+    "scheme": "symmetric",
+    "calibration": {"sentences": 44, "tokens": 900, "length_tokens": {"min": 3, "max": 48}},
+}
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> ArtifactResult:
+    """A measured ``model.onnx`` of three bytes that passed its gate."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"abc")
+    return ArtifactResult(
+        name="onnxruntime",
+        path=path,
+        device="cpu",
+        agreement=Agreement(n=40, mean=0.9987, p1=0.991, min=0.985, neighbor_overlap_at_10=0.93),
+        tasks={"sample": TaskScores(metric="recall_at_10", reference=80.5, artifact=80.0)},
+        throughput=Throughput(
+            sentences_per_second=300.0,
+            reference_sentences_per_second=100.0,
+            tokens_per_second=9000.0,
+            speedup=3.0,
+            ci95=(2.5, 3.5),
+            rounds=7,
+        ),
+        latency=Latency(n=200, p50=1.25, p95=2.5, p99=4.0),
+        gates=(Gate(name="cosine.mean", threshold=0.99, observed=0.9987),),
+    )
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """A plan of five bytes."""
+    path = tmp_path / "tensorrt_rtx-ampere_plus.plan"
+    path.write_bytes(b"plan!")
+    return Engine(
+        path=path,
+        sha256="e" * 64,
+        runtime="tensorrt_rtx",
+        runtime_version="1.7.0",
+        target="ampere_plus",
+        profiles=(),
+        inputs=(),
+        outputs=(),
+        layer_types={"float": 200, "int8": 20},
+        source_sha256="b" * 64,
+    )
+
+
+@pytest.fixture
+def report(tmp_path: Path, engine: Engine) -> MakeReport:
+    """Return a function that makes a report of results, with one plan that was built."""
+    source = SourceModel(
+        name="tiny",
+        path=tmp_path,
+        assets=tmp_path,
+        origin="directory",
+        location="models/<b>tiny</b> & co",
+        revision=None,
+        candidates=("directory: used",),
+        weights={"model.safetensors": "a" * 64},
+        sha256="a" * 64,
+        max_length=48,
+        dimension=32,
+        modules=("Transformer", "Pooling", "Normalize"),
+        pooling="mean",
+        prompts={},
+        default_prompt=None,
+        trust_remote_code=False,
+    )
+    graph = OnnxModel(
+        path=tmp_path / "model.onnx",
+        sha256="b" * 64,
+        precision=NumericType.int8,
+        inputs=(),
+        outputs=(),
+        source_sha256="a" * 64,
+    )
+
+    def make(*results: ArtifactResult, quantized: bool = True) -> Report:
+        return make_report(
+            source=source,
+            precision="int8",
+            graphs=Graphs(
+                portable=graph,
+                buildable=graph,
+                quantization=QUANTIZATION if quantized else None,
+            ),
+            engines=[engine],
+            not_built=[NotBuilt(runtime="tensorrt", reason="Python package is not installed")],
+            validation=Validation(
+                reference_device="cpu", reference_threads=2, dataset="sample", artifacts=results
+            ),
+            stages=[StageTime(name="export", seconds=3.5), StageTime(name="build", seconds=0.0)],
+            environment={
+                "cpu": "A CPU",
+                "cpu_count": 2,
+                "gpu": None,
+                "python": "3.11",
+                "packages": {"torch": "2.9"},
+            },
+        )
+
+    return make
+
+
+def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
+    made = report(result)
+    assert made.passed
+    assert made.failed_gates == ()
+    data = made.data
+    assert (data["schema"], data["model"], data["precision"]) == (1, "tiny", "int8")
+    assert data["status"] == "passed"
+    assert data["reference"] == {
+        "framework": "torch",
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 2,
+        "tf32": False,
+    }
+    assert data["quantization"] == QUANTIZATION
+    assert data["not_built"] == [{"name": "tensorrt", "reason": "Python package is not installed"}]
+    assert data["stages"][0] == {"name": "export", "seconds": 3.5, "cached": False}
+    assert data["artifacts"] == [
+        {
+            "name": "onnxruntime",
+            "file": "model.onnx",
+            "bytes": 3,
+            "executed": True,
+            "device": "cpu",
+            "agreement": {
+                "n": 40,
+                "cosine": {"mean": 0.9987, "p1": 0.991, "min": 0.985},
+                "neighbor_overlap_at_10": 0.93,
+            },
+            "tasks": {
+                "sample": {
+                    "metric": "recall_at_10",
+                    "reference": 80.5,
+                    "artifact": 80.0,
+                    "delta": -0.5,
+                }
+            },
+            "throughput": {
+                "sentences_per_second": 300.0,
+                "reference_sentences_per_second": 100.0,
+                "tokens_per_second": 9000.0,
+                "speedup": {"median": 3.0, "ci95": [2.5, 3.5]},
+                "rounds": 7,
+            },
+            "latency_ms": {"batch": 1, "p50": 1.25, "p95": 2.5, "p99": 4.0, "n": 200},
+            "gates": [
+                {"name": "cosine.mean", "threshold": 0.99, "observed": 0.9987, "passed": True}
+            ],
+        }
+    ]
+
+
+def test_not_executed_says_why_and_has_no_number(report: MakeReport, engine: Engine) -> None:
+    skipped = ArtifactResult(name="tensorrt_rtx", path=engine.path, reason="no CUDA device here")
+    made = report(skipped)
+    assert made.data["artifacts"] == [
+        {
+            "name": "tensorrt_rtx",
+            "file": "engines/tensorrt_rtx-ampere_plus.plan",
+            "bytes": 5,
+            "executed": False,
+            "runtime_version": "1.7.0",
+            "target": "ampere_plus",
+            "layer_types": {"float": 200, "int8": 20},
+            "reason": "no CUDA device here",
+        }
+    ]
+    assert "no CUDA device here" in render_html(made.data)
+
+
+@pytest.mark.parametrize("observed", [0.98, float("nan")])
+def test_failed_gate_fails_the_report(
+    report: MakeReport, result: ArtifactResult, observed: float
+) -> None:
+    gate = Gate(name="cosine.mean", threshold=0.99, observed=observed)
+    made = report(result, replace(result, name="other", gates=(gate,)))
+    assert not made.passed
+    assert made.data["status"] == "failed"
+    assert [g["passed"] for a in made.data["artifacts"] for g in a["gates"]] == [True, False]
+    (words,) = made.failed_gates
+    assert words.startswith("other: cosine.mean ")
+    assert "0.99" in words
+    assert made.data["failed_gates"] == [words]
+
+
+def test_gate_passes_at_its_threshold() -> None:
+    assert Gate(name="cosine.mean", threshold=0.99, observed=0.99).passed
+
+
+def test_no_quantization_section_without_quantization(
+    report: MakeReport, result: ArtifactResult
+) -> None:
+    made = report(result, quantized=False)
+    assert "quantization" not in made.data
+    assert "Quantization" not in render_html(made.data)
+
+
+def test_json_round_trip(report: MakeReport, result: ArtifactResult, engine: Engine) -> None:
+    skipped = ArtifactResult(name="tensorrt_rtx", path=engine.path, reason="none")
+    data = report(result, skipped).data
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+def test_html_escapes(report: MakeReport, result: ArtifactResult) -> None:
+    page = render_html(report(result).data)
+    assert "models/&lt;b&gt;tiny&lt;/b&gt; &amp; co" in page
+    assert "<b>tiny" not in page
+
+
+def test_html_of_a_pass(report: MakeReport, result: ArtifactResult) -> None:
+    page = render_html(report(result).data)
+    assert "Gate failed" not in page
+    for shown in ("0.99870", "0.99100", "3.00×", "2.50–3.50×", "93.0 %", "80.00", "-0.50", "1.25"):
+        assert shown in page
+    assert "35 of 36" in page
+    assert "tensorrt" in page
+    assert "Python package is not installed" in page
+
+
+def test_html_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
+    gate = Gate(name="cosine.mean", threshold=0.999, observed=0.98)
+    page = render_html(report(replace(result, gates=(gate,))).data)
+    assert "Gate failed: onnxruntime: cosine.mean 0.980000 &lt; 0.999" in page
+    assert "passed its gates" not in page
+
+
+def test_too_few_sentences_for_neighbours(report: MakeReport, result: ArtifactResult) -> None:
+    few = Agreement(n=5, mean=1.0, p1=1.0, min=1.0, neighbor_overlap_at_10=None)
+    made = report(replace(result, agreement=few))
+    assert made.data["artifacts"][0]["agreement"]["neighbor_overlap_at_10"] is None
+    assert "neighbours kept" not in render_html(made.data)
+    assert "neighbours" not in text_of(made)
+
+
+def text_of(made: Report, *, published: bool = True) -> str:
+    return render_text(Outcome(published=published, path=Path("out/tiny/int8"), report=made))
+
+
+def test_text_of_a_pass(report: MakeReport, result: ArtifactResult, engine: Engine) -> None:
+    skipped = ArtifactResult(name="tensorrt_rtx", path=engine.path, reason="no CUDA device here")
+    text = text_of(report(result, skipped))
+    lines = text.splitlines()
+    assert lines[0] == "tiny int8: passed"
+    assert lines[-1] == "published out/tiny/int8"
+    assert any("tensorrt_rtx" in line and "no CUDA device here" in line for line in lines)
+    assert any("tensorrt " in line and "not installed" in line for line in lines)
+    for shown in ("0.99870", "3.00x", "2.50", "3.50", "80.00", "1.25 ms"):
+        assert shown in text
+    assert max(map(len, lines)) <= 100
+
+
+def test_text_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
+    gate = Gate(name="cosine.mean", threshold=0.999, observed=0.98)
+    text = text_of(report(replace(result, gates=(gate,))), published=False)
+    assert "gate failed: onnxruntime: cosine.mean 0.980000 < 0.999" in text
+    assert text.splitlines()[-1] == "not published; report in out/tiny/int8"
