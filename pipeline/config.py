@@ -137,10 +137,10 @@ class ValidateConfig:
     device: Device = Device.auto
     max_sentences: int = 1000
     batch_size: int = 32
-    timing_sentences: int = 128
-    min_rounds: int = 7
-    max_rounds: int = 40
-    timing_budget_s: float = 20.0
+    timing_sentences: int = 64
+    min_rounds: int = 9
+    max_rounds: int = 60
+    timing_budget_s: float = 12.0
     latency_runs: int = 200
     gates: GatesConfig = field(default_factory=GatesConfig)
 

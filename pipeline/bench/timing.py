@@ -14,6 +14,8 @@ import numpy.typing as npt
 from pipeline.engines import Encoder
 from pipeline.tokens import TokenBatch
 
+_LEAST_ROUNDS = 3
+
 NARROW = 0.05
 """Rounds end early once the interval is narrower than this share of the median."""
 
@@ -52,8 +54,9 @@ def compare_throughput(
 ) -> Throughput:
     """Time both sides on the same batches, in rounds whose order is drawn at random.
 
-    Ends after ``max_rounds``, or from ``min_rounds`` on once the interval is narrow or the budget
-    is spent. Both sides take the batches from host memory and return them to it.
+    Ends after ``max_rounds``, from ``min_rounds`` on once the interval is narrow, or when the
+    budget is spent, though not before three rounds. Both sides take the batches from host memory
+    and return the embeddings to it.
     """
     random = np.random.default_rng(seed)
     sides = (reference, artifact)
@@ -66,10 +69,11 @@ def compare_throughput(
         for i in random.permutation(2):
             pair[i] = _round(sides[i], batches)
         times.append((pair[0], pair[1]))
+        if len(times) >= _LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
+            break
         if len(times) >= min_rounds:
             _, (low, high) = _ratio(times)
-            spent = time.perf_counter() - started
-            if spent >= budget_s or high - low < NARROW * (low + high) / 2:
+            if high - low < NARROW * (low + high) / 2:
                 break
     median, interval = _ratio(times)
     sentences = sum(len(batch.input_ids) for batch in batches)

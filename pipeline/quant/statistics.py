@@ -78,18 +78,21 @@ def observe(
         QuantizeError: a tensor holds NaN or infinite values.
     """
     sums: dict[str, _Sum] = {}
-    for name, value in run_observed(model, tensors, batches):
-        flat = value.reshape(-1, value.shape[-1])
-        if not np.isfinite(flat).all():
-            raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
-        sums.setdefault(name, _Sum(flat.shape[1])).add(flat)
+    for values in run_observed(model, tensors, batches):
+        for name, value in values.items():
+            flat = value.reshape(-1, value.shape[-1])
+            if not np.isfinite(flat).all():
+                raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
+            if name not in sums:
+                sums[name] = _Sum(flat.shape[1])
+            sums[name].add(flat)
     return {name: total.result() for name, total in sums.items()}
 
 
 def run_observed(
     model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
-) -> Iterator[tuple[str, FloatArray]]:
-    """Run the graph in ONNX Runtime and yield each tensor's name and value, batch after batch."""
+) -> Iterator[Mapping[str, FloatArray]]:
+    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch."""
     names = [tensor.name or "" for tensor in tensors]
     outputs = list(model.graph.outputs)
     with tempfile.TemporaryDirectory() as directory:
@@ -103,27 +106,36 @@ def run_observed(
         session = open_session(path)
         inputs = [i.name for i in session.get_inputs()]
         for batch in batches:
-            yield from zip(names, session.run(names, batch.feed(inputs)), strict=True)
+            yield dict(zip(names, session.run(names, batch.feed(inputs)), strict=True))
 
 
 class _Sum:
-    """Running sums of one tensor."""
+    """Running sums of one tensor; rows are gathered, since one large product costs less."""
 
     def __init__(self, channels: int) -> None:
-        self.tokens = 0
-        self.low = np.full(channels, np.inf, np.float32)
-        self.high = np.full(channels, -np.inf, np.float32)
-        self.first = np.zeros(channels)
-        self.second = np.zeros((channels, channels))
+        self._tokens = 0
+        self._low = np.full(channels, np.inf, np.float32)
+        self._high = np.full(channels, -np.inf, np.float32)
+        self._first = np.zeros(channels)
+        self._second = np.zeros((channels, channels))
+        self._rows: list[FloatArray] = []
 
     def add(self, flat: FloatArray) -> None:
-        self.tokens += len(flat)
-        np.minimum(self.low, flat.min(axis=0), out=self.low)
-        np.maximum(self.high, flat.max(axis=0), out=self.high)
-        self.first += flat.sum(axis=0, dtype=np.float64)
-        self.second += flat.T @ flat
+        np.minimum(self._low, flat.min(axis=0), out=self._low)
+        np.maximum(self._high, flat.max(axis=0), out=self._high)
+        self._rows.append(flat)
+        if sum(map(len, self._rows)) >= MAX_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = np.concatenate(self._rows)
+        self._rows = []
+        self._tokens += len(rows)
+        self._first += rows.sum(axis=0, dtype=np.float64)
+        self._second += rows.T @ rows
 
     def result(self) -> Activation:
-        return Activation(
-            self.tokens, self.low, self.high, self.first / self.tokens, self.second / self.tokens
-        )
+        if self._rows:
+            self._flush()
+        n = self._tokens
+        return Activation(n, self._low, self._high, self._first / n, self._second / n)

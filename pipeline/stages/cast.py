@@ -96,7 +96,8 @@ def _wide_tensors(model: ir.Model, source: SourceModel, texts: Sequence[str]) ->
     rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
     wide = {
         name
-        for name, value in run_observed(model, tensors, unpadded_batches(tokenizer, rows))
+        for values in run_observed(model, tensors, unpadded_batches(tokenizer, rows))
+        for name, value in values.items()
         if value.size and not np.abs(value).max() <= _HEADROOM * _MAX
     }
     return sorted(wide)

@@ -24,7 +24,12 @@ from pipeline.quant.qdq import insert_qdq, to_unsigned_activations
 from pipeline.quant.rounding import round_gptq, round_nearest
 from pipeline.quant.scales import activation_scale, weight_scales
 from pipeline.quant.smoothing import Smoother, add_to_bias, midrange, smoothing_factors
-from pipeline.quant.statistics import MAX_TOKENS, Activation, observe, unpadded_batches
+from pipeline.quant.statistics import (
+    MAX_TOKENS,
+    Activation,
+    observe,
+    unpadded_batches,
+)
 from pipeline.tokens import Tokenizer, TokenRow, by_exact_length
 
 log = logging.getLogger(__name__)
