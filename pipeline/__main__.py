@@ -40,6 +40,8 @@ def main() -> int:
 
     try:
         job()
+    except SystemExit as stop:  # argparse, on an option it does not know: not a failed gate
+        return _ERROR if stop.code else _OK
     except KeyboardInterrupt:
         print("interrupted: nothing was published", file=sys.stderr)
         return _INTERRUPTED
@@ -110,7 +112,7 @@ def _check_names(config: PipelineConfig) -> None:
         ConfigError: a name with anything but letters, digits, dot, dash and underscore.
     """
     for key, name in (("model", config.model.name), ("precision", config.precision.name)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".rejected"):
             raise ConfigError(
                 f"{key}.name={name!r}: expected letters, digits, '.', '-' and '_': "
                 "it names a directory"
@@ -170,15 +172,18 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    """Name the override with the unknown key, and the keys that exist where it was looked up."""
-    schema = OmegaConf.structured(PipelineConfig)
+    """Name the override with the unknown key, and the keys that exist where it goes astray."""
     given = next(
         (a.partition("=")[0].lstrip("+~") for a in arguments if key in a.partition("=")[0]), key
     )
-    parent = given.rpartition(".")[0]
-    node = OmegaConf.select(schema, parent) if parent else schema
-    names = sorted(map(str, node)) if isinstance(node, DictConfig) else sorted(map(str, schema))
-    return f"{given}: no such key; {_suggest(key, names)}"
+    node = OmegaConf.structured(PipelineConfig)
+    for part in given.split("."):
+        names = sorted(map(str, node))
+        child = node.get(part) if part in names else None
+        if not isinstance(child, DictConfig):
+            return f"{given}: no such key; {_suggest(part, names)}"
+        node = child
+    return f"{given}: no such key; see python -m pipeline --help"
 
 
 def _suggest(word: str, options: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,9 @@ from pipeline.stages.build import build, plan_build
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
 from pipeline.stages.publish import publish, reject
-from pipeline.stages.quantize import quantize
+from pipeline.stages.quantize import check_quantize, quantize
 from pipeline.stages.resolve import resolve
-from pipeline.stages.validate import validate
+from pipeline.stages.validate import check_validate, validate
 from pipeline.store import staging
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ def run(config: PipelineConfig) -> Outcome:
     artifacts = Path(config.artifacts_dir)
     target = artifacts / config.model.name / config.precision.name
     clock = _Clock()
+    rejected = target.with_name(f"{target.name}.rejected")
+    check_validate(config.validate, config.precision.type)
+    check_quantize(config.precision)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
         with clock.stage("resolve"):
@@ -72,7 +76,7 @@ def run(config: PipelineConfig) -> Outcome:
             environment=describe_environment(),
         )
         if not report.passed:
-            path = reject(report, work, target.with_name(f"{target.name}.rejected"))
+            path = reject(report, work, rejected)
             return Outcome(published=False, path=path, report=report)
         with clock.stage("publish"):
             path = publish(
@@ -85,6 +89,7 @@ def run(config: PipelineConfig) -> Outcome:
                 work_dir=work,
                 target=target,
             )
+        shutil.rmtree(rejected, ignore_errors=True)
         return Outcome(published=True, path=path, report=report)
 
 

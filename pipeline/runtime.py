@@ -11,7 +11,7 @@ is used.
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from pipeline.tokens import Tokenizer, by_length
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
+
+_MANIFEST_KEYS = ("model", "precision_type", "engines", "files")
+_ATTEMPTS = 5
+"""Files are opened one after another; a bundle swapped in between is loaded from the start."""
 
 
 class TextEncoder:
@@ -49,7 +53,7 @@ class TextEncoder:
 
     def encode(
         self,
-        texts: Sequence[str] | str,
+        texts: Iterable[str] | str,
         batch_size: int = 32,
         *,
         prompt_name: str | None = None,
@@ -71,6 +75,7 @@ class TextEncoder:
             return only
         if batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
+        texts = list(texts)
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"expected texts of type str, got {type(text).__name__}")
@@ -107,7 +112,22 @@ def load(directory: str | Path, engine: str = "auto") -> TextEncoder:
             for cannot run here.
     """
     root = Path(directory)
-    manifest = _read_manifest(root)
+    for _ in range(_ATTEMPTS):
+        before = _manifest_text(root)
+        try:
+            encoder = _load(root, before, engine)
+        except BundleError:
+            if _manifest_text(root) == before:
+                raise
+        else:
+            if _manifest_text(root) == before:
+                return encoder
+        log.info("%s was published again while it was loaded: loading it anew", root)
+    raise BundleError(f"{root} is published again and again while it is loaded; try later")
+
+
+def _load(root: Path, text: str, engine: str) -> TextEncoder:
+    manifest = _parse_manifest(root, text)
     checker = _Checker(root, manifest)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         checker.path(name)
@@ -121,16 +141,27 @@ def load(directory: str | Path, engine: str = "auto") -> TextEncoder:
     )
 
 
-def _read_manifest(root: Path) -> dict[str, Any]:
-    path = root / "manifest.json"
+def _manifest_text(root: Path) -> str:
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return (root / "manifest.json").read_text("utf-8")
     except (OSError, ValueError) as error:
         raise BundleError(
             f"{root} is not a bundle: manifest.json: {error}; publish one with python -m pipeline"
         ) from error
-    if manifest.get("schema") != 1:
-        raise BundleError(f"{path}: schema {manifest.get('schema')}, expected 1")
+
+
+def _parse_manifest(root: Path, text: str) -> dict[str, Any]:
+    path = root / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON: {error}; publish the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != 1:
+        seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise BundleError(f"{path}: schema {seen}, expected 1; publish the bundle again")
+    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if missing:
+        raise BundleError(f"{path}: lacks {', '.join(missing)}; publish the bundle again")
     return manifest
 
 

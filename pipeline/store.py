@@ -35,11 +35,12 @@ def staging(artifacts: Path) -> Iterator[Path]:
     root = artifacts / ".staging"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _remove_dead(root)
-        work = root / f"{os.getpid()}-{secrets.token_hex(4)}"
-        lock = FileLock(f"{work}.lock")
-        lock.acquire(timeout=0)
-        work.mkdir()
+        with FileLock(root / "cleaning"):  # else a starting run's lock may look like a dead one's
+            _remove_dead(root)
+            work = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+            lock = FileLock(f"{work}.lock")
+            lock.acquire(timeout=0)
+            work.mkdir()
     except OSError as error:
         raise PublishError(
             f"cannot write {artifacts}: {error.strerror or error}; set artifacts_dir to a "
@@ -84,16 +85,26 @@ def publish_directory(source: Path, target: Path) -> None:
                 shutil.rmtree(source)
             else:
                 log.warning("%s: this file system cannot swap directories in one step", target)
-                aside = source.with_name(f"{source.name}.old")
-                target.rename(aside)
-                source.rename(target)
-                shutil.rmtree(aside)
+                _replace_in_two_steps(source, target)
             _fsync(target.parent)
     except OSError as error:
         raise PublishError(
             f"cannot publish {target}: {error.strerror or error}; set artifacts_dir to a "
             "directory you may write, with room for the bundle"
         ) from error
+
+
+def _replace_in_two_steps(source: Path, target: Path) -> None:
+    """Move the old directory aside, the new one in; the old one back where that fails."""
+    aside = target.with_name(f".{target.name}.previous")
+    shutil.rmtree(aside, ignore_errors=True)
+    target.rename(aside)
+    try:
+        source.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -103,7 +103,10 @@ def run_build(
             process.kill()
         process.join()
     if isinstance(outcome, _Failure):
-        raise BuildError(f"{request.runtime} cannot build {request.model.name}: {outcome.text}")
+        raise BuildError(
+            f"{request.runtime} cannot build {request.model.name}: {outcome.text}; "
+            "set engine=onnxruntime to publish without an engine"
+        )
     if outcome is TimeoutError:
         raise BuildError(
             f"{request.runtime} was still building {request.model.name} after {timeout_s} s; "
@@ -148,7 +151,7 @@ def _listen(receiver: Connection, *, deadline: float) -> object:
 def _child(sender: Connection, request: BuildRequest) -> None:
     """Parse, build, write the plan, and send what was read back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout = io.StringIO()  # polygraphy prints hints when imported
+    sys.stdout = sys.stderr = io.StringIO()  # polygraphy prints hints, and errors twice
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request.runtime == "tensorrt_rtx" else "0"
     errors: list[str] = []
     _forward_logs(sender, errors)

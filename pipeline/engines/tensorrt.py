@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RTX_COMPUTE_CAPABILITIES = "8.0, 8.6, 8.9 or 12.x"
-_HOPPER = (9, 0)
+_RTX_CAPABILITIES = ((8, 0), (8, 6), (8, 9))
+_RTX_LATER = 12
 
 
 def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
@@ -39,9 +39,9 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
         return f"built with {runtime} {runtime_version}, installed is {installed}: build it again"
     if runtime == "tensorrt_rtx":
         major, minor = gpu.compute_capability
-        if gpu.compute_capability < (8, 0) or major in (_HOPPER[0], 10):
+        if gpu.compute_capability not in _RTX_CAPABILITIES and major < _RTX_LATER:
             return (
-                f"TensorRT-RTX engines run on compute capability {_RTX_COMPUTE_CAPABILITIES}, "
+                "TensorRT-RTX engines run on compute capability 8.0, 8.6, 8.9, 12.0 and later, "
                 f"{gpu.name} has {major}.{minor}"
             )
     elif target != gpu.target:

@@ -39,6 +39,14 @@ def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
         ConfigError: profiles that contradict each other or the model's max length.
         BuildError: a runtime asked for by name cannot build here.
     """
+    for name, low, high in (
+        ("workspace_mib", 1, 1 << 24),
+        ("optimization_level", 0, 5),
+        ("timeout_s", 1, 7 * 24 * 3600),
+    ):
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"engine.{name}={value}: expected {low} to {high}")
     profiles = make_profiles(config, max_length=max_length)
     if config.runtime is EngineChoice.onnxruntime:
         return BuildPlan(runtimes=(), not_built=(), profiles=profiles)

@@ -52,12 +52,7 @@ def quantize(
         QuantizeError: no text, no linear GEMM, NaN in an activation, or a smoothing fold that
             changed what the graph computes.
     """
-    if not 0 <= config.smoothing_alpha <= 1:
-        raise ConfigError(f"precision.smoothing_alpha={config.smoothing_alpha}: expected 0 to 1")
-    if config.calibration_sentences < 1:
-        raise ConfigError(
-            f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
-        )
+    check_quantize(config)
     if not texts:
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
@@ -107,6 +102,20 @@ def quantize(
             "calibration": _describe_calibration(texts, rows),
         },
     )
+
+
+def check_quantize(config: PrecisionConfig) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    if not 0 <= config.smoothing_alpha <= 1:
+        raise ConfigError(f"precision.smoothing_alpha={config.smoothing_alpha}: expected 0 to 1")
+    if config.calibration_sentences < 1:
+        raise ConfigError(
+            f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
+        )
 
 
 def _smooth(

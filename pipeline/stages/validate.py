@@ -1,6 +1,7 @@
 """validate: run every artifact that can run here against PyTorch fp32, and judge it."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.contracts import (
     TaskScores,
     Validation,
 )
-from pipeline.datasets import Dataset, spread
+from pipeline.datasets import MIN_EVALUATION, Dataset, spread
 from pipeline.engines import Encoder
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
@@ -71,7 +72,8 @@ def validate(
     import torch
 
     kind = graphs.portable.precision
-    bench = _set_up(source, dataset, config, threshold=_threshold(config, kind))
+    check_validate(config, kind)
+    bench = _set_up(source, dataset, config, threshold=config.gates.cosine_mean[kind.value])
     cuda = kind is not NumericType.int8 and bench.reference.device == "cuda"
     results = [
         _measure(bench, OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda), graphs.portable.path)
@@ -92,10 +94,15 @@ def validate(
     )
 
 
-def _threshold(config: ValidateConfig, kind: NumericType) -> float:
+def check_validate(config: ValidateConfig, kind: NumericType) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
     for name, least in (
         ("batch_size", 1),
-        ("max_sentences", 12),
+        ("max_sentences", MIN_EVALUATION),
         ("timing_sentences", 1),
         ("min_rounds", 2),
         ("latency_runs", 1),
@@ -107,9 +114,12 @@ def _threshold(config: ValidateConfig, kind: NumericType) -> float:
             f"validate.max_rounds={config.max_rounds}: expected at least "
             f"validate.min_rounds={config.min_rounds}"
         )
-    if kind.value not in config.gates.cosine_mean:
-        raise ConfigError(f"validate.gates.cosine_mean has no threshold for {kind}; add one")
-    return config.gates.cosine_mean[kind.value]
+    threshold = config.gates.cosine_mean.get(kind.value)
+    if threshold is None or math.isnan(threshold):
+        raise ConfigError(
+            f"validate.gates.cosine_mean.{kind}={threshold}: expected a number; set it to -1 to let "
+            "everything pass"
+        )
 
 
 def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
