@@ -35,7 +35,9 @@ def staging(artifacts: Path) -> Iterator[Path]:
     root = artifacts / ".staging"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "cleaning"):  # else a starting run's lock may look like a dead one's
+        with FileLock(
+            artifacts / ".staging.lock"
+        ):  # else a starting run's lock may look like a dead one's
             _remove_dead(root)
             work = root / f"{os.getpid()}-{secrets.token_hex(4)}"
             lock = FileLock(f"{work}.lock")

@@ -117,8 +117,8 @@ def check_validate(config: ValidateConfig, kind: NumericType) -> None:
     threshold = config.gates.cosine_mean.get(kind.value)
     if threshold is None or math.isnan(threshold):
         raise ConfigError(
-            f"validate.gates.cosine_mean.{kind}={threshold}: expected a number; set it to -1 to let "
-            "everything pass"
+            f"validate.gates.cosine_mean.{kind}={threshold}: expected a number; set it to -1 to "
+            "let everything pass"
         )
 
 
