@@ -40,6 +40,13 @@ class Rounding(StrEnum):
     nearest = "nearest"
 
 
+class HighPrecision(StrEnum):
+    """What an int8 engine computes in outside its int8 GEMMs."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
 class DatasetFormat(StrEnum):
     """How the text to calibrate and validate on is stored."""
 
@@ -90,6 +97,7 @@ class PrecisionConfig:
     shift: bool = True
     rounding: Rounding = Rounding.gptq
     bias_correction: bool = True
+    high_precision: HighPrecision = HighPrecision.fp16
     calibration_sentences: int = 1024
 
 

@@ -27,11 +27,11 @@ def insert_qdq(
     quantize = ir.node(
         "QuantizeLinear", [group.activation, scale_value, zero], name=f"{name}.quantize"
     )
-    quantize.outputs[0].name = f"{name}.quantized"
+    _type(quantize, f"{name}.quantized", ir.DataType.INT8, group.activation.shape)
     dequantize = ir.node(
         "DequantizeLinear", [quantize.outputs[0], scale_value, zero], name=f"{name}.dequantize"
     )
-    dequantize.outputs[0].name = f"{name}.dequantized"
+    _type(dequantize, f"{name}.dequantized", ir.DataType.FLOAT, group.activation.shape)
     insert_before(graph, group.gemms[0].node, [quantize, dequantize])
     for gemm, (integers, scales) in zip(group.gemms, weights, strict=True):
         old = gemm.node.inputs[1]
@@ -43,12 +43,17 @@ def insert_qdq(
             add_initializer(graph, f"{stem}.zero_point", np.zeros(len(scales), np.int8)),
         ]
         weight = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{stem}.dequantize")
-        weight.outputs[0].name = f"{stem}.dequantized"
+        _type(weight, f"{stem}.dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
         graph.insert_before(gemm.node, weight)
         gemm.node.replace_input_with(0, dequantize.outputs[0])
         gemm.node.replace_input_with(1, weight.outputs[0])
         if not old.uses() and old.name is not None:
             graph.initializers.pop(old.name, None)
+
+
+def _type(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    output = node.outputs[0]
+    output.name, output.dtype, output.shape = name, dtype, shape
 
 
 def to_unsigned_activations(graph: ir.Graph) -> int:

@@ -198,7 +198,8 @@ def _through(
 
 def _node(op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Node:
     node = ir.node(op_type, inputs, name=name)
-    node.outputs[0].name = f"{name}ed"
+    output = node.outputs[0]
+    output.name, output.type, output.shape = f"{name}ed", inputs[0].type, inputs[0].shape
     return node
 
 

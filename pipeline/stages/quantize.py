@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import NumericType, PrecisionConfig, Rounding
+from pipeline.config import HighPrecision, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.datasets import spread
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import load_graph, prune, save_graph
+from pipeline.half import cast_to_half, find_wide_tensors, refuse_subgraphs
 from pipeline.progress import track
 from pipeline.quant.bias_correction import bias_correction
 from pipeline.quant.gemms import GemmGroup, find_gemm_groups
@@ -33,6 +34,10 @@ from pipeline.quant.statistics import (
 from pipeline.tokens import Tokenizer, TokenRow, by_exact_length
 
 log = logging.getLogger(__name__)
+
+MIN_TWIN_COSINE = 0.995
+"""TensorRT's graph must agree with ``model.onnx`` to this. fp16 moves values near the middle of two
+steps to the other one, so they are not equal; a graph that is broken is far off."""
 
 MIN_FOLD_COSINE = 0.99999
 """Smoothing must leave the fp32 function unchanged to this cosine."""
@@ -76,6 +81,7 @@ def quantize(
     )
     smoothed, folds = _smooth(graph, groups, observed, config)
     _check_fold(model, graph, source, tokenizer, rows, out_dir)
+    wide = find_wide_tensors(graph, source, texts)
     for group, seen in track(smoothed, "round weights", total=len(smoothed)):
         _quantize_group(graph, group, seen, config)
     prune(graph)
@@ -85,10 +91,25 @@ def quantize(
         precision=NumericType.int8,
         source_sha256=model.sha256,
     )
+    if config.high_precision is HighPrecision.fp16:
+        half = load_graph(signed)
+        refuse_subgraphs(half)
+        cast_to_half(half, wide)
+        signed = save_graph(
+            half, signed.path, precision=NumericType.int8, source_sha256=model.sha256
+        )
     to_unsigned_activations(graph.graph)
     unsigned = save_graph(
         graph, out_dir / "model.onnx", precision=NumericType.int8, source_sha256=model.sha256
     )
+    twin = _compare(unsigned, signed, tokenizer, rows)
+    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", twin)
+    if not twin >= MIN_TWIN_COSINE:
+        raise QuantizeError(
+            f"{source.name}: with precision.high_precision={config.high_precision} the graph for "
+            f"TensorRT differs from model.onnx: cosine {twin:.6f}, expected at least "
+            f"{MIN_TWIN_COSINE}; set precision.high_precision=fp32"
+        )
     gemms = sum(len(group.gemms) for group in groups)
     return Graphs(
         portable=unsigned,
@@ -98,6 +119,8 @@ def quantize(
             "gemms_int8": gemms,
             "method": _describe_method(config),
             "scheme": "W8A8 symmetric, weights per output channel, activations per tensor, static",
+            "high_precision": {"model.onnx": "fp32", "engines": config.high_precision.value},
+            "engine_graph_worst_cosine_to_model_onnx": twin,
             "smoothing": folds,
             "calibration": _describe_calibration(texts, rows),
         },
@@ -190,10 +213,7 @@ def _check_fold(
     """
     path = out_dir / "smoothed.onnx"
     smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
-    batch = tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
-    before = OnnxRuntimeEncoder(model.path).encode(batch)
-    after = OnnxRuntimeEncoder(smoothed.path).encode(batch)
-    worst = float(row_cosines(before, after).min())
+    worst = _compare(model, smoothed, tokenizer, rows)
     for file in out_dir.glob("smoothed.onnx*"):
         file.unlink()
     if not worst >= MIN_FOLD_COSINE:
@@ -201,6 +221,13 @@ def _check_fold(
             f"{source.name}: smoothing changed the fp32 function (cosine {worst:.6f}, expected at "
             f"least {MIN_FOLD_COSINE}); set precision.smoothing_alpha closer to 0.5"
         )
+
+
+def _compare(a: OnnxModel, b: OnnxModel, tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> float:
+    """Return the lowest cosine between two graphs' embeddings of sixteen texts in one batch."""
+    batch = tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
+    first, second = (OnnxRuntimeEncoder(model.path).encode(batch) for model in (a, b))
+    return float(row_cosines(first, second).min())
 
 
 def _describe_calibration(texts: Sequence[str], rows: Sequence[TokenRow]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import NumericType, PrecisionConfig
+from pipeline.config import HighPrecision, NumericType, PrecisionConfig
 from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.errors import ConfigError, QuantizeError
@@ -120,9 +120,31 @@ def test_the_graph_holds_no_fp32_copy_of_a_quantized_weight(tiny_int8: Graphs) -
     for form in FORMS:
         initializers = load_graph(getattr(tiny_int8, form)).graph.initializers
         matrices = [name for name, v in initializers.items() if v.shape and len(v.shape) == 2]
-        large = [n for n in matrices if initializers[n].dtype is ir.DataType.FLOAT]
+        large = [n for n in matrices if initializers[n].dtype is not ir.DataType.INT8]
+        large = [n for n in large if initializers[n].dtype is not ir.DataType.INT64]
         assert all("embeddings" in name for name in large)
         assert len(large) == 3
+        wide = ir.DataType.FLOAT if form == "portable" else ir.DataType.FLOAT16
+        assert {initializers[n].dtype for n in large} == {wide}
+
+
+def test_both_forms_carry_the_same_scales(tiny_int8: Graphs) -> None:
+    scales = []
+    for form in FORMS:
+        values = load_graph(getattr(tiny_int8, form)).graph.initializers.items()
+        found = {n.removesuffix(".fp16"): constant(v) for n, v in values if ".scale" in n}
+        scales.append({n: np.asarray(a, np.float64).tolist() for n, a in found.items()})
+    assert len(scales[0]) > 12
+    assert scales[0] == scales[1]
+
+
+def test_engines_compute_in_fp16_between_quantized_gemms(tiny_int8: Graphs) -> None:
+    nodes = list(load_graph(tiny_int8.buildable).graph)
+    for node in of_type(nodes, "DequantizeLinear"):
+        scale = constant(node.inputs[1])
+        assert scale is not None
+        assert scale.dtype == np.float16
+    assert tiny_int8.buildable.outputs[0].dtype == "float"
 
 
 def test_nothing_quantizes_between_a_gemm_and_its_gelu(int8_nodes: list[ir.Node]) -> None:
@@ -151,11 +173,13 @@ def test_only_linear_gemms_read_quantized_tensors(int8_nodes: list[ir.Node]) -> 
 
 
 def test_signed_and_unsigned_forms_compute_the_same(
-    tiny_int8: Graphs, evaluation_batch: TokenBatch
+    run: Run, calibration_texts: Sequence[str], evaluation_batch: TokenBatch
 ) -> None:
+    config = PrecisionConfig(name="int8", type=NumericType.int8, high_precision=HighPrecision.fp32)
+    graphs = run(calibration_texts, config)
     seen = []
     for form in FORMS:
-        session = open_session(getattr(tiny_int8, form).path, optimize=False)
+        session = open_session(getattr(graphs, form).path, optimize=False)
         names = [value.name for value in session.get_inputs()]
         seen.append(session.run([GRAPH_OUTPUT], evaluation_batch.feed(names))[0])
     np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)

@@ -15,7 +15,7 @@ def f32(values: npt.ArrayLike) -> FloatArray:
 def draw_weight(seed: int) -> FloatArray:
     """Draw a weight whose output channels differ in size by many orders of magnitude."""
     random = np.random.default_rng(seed)
-    sizes = 10.0 ** random.uniform(-4, 4, 24)
+    sizes = 10.0 ** random.uniform(-2, 4, 24)
     return (random.normal(size=(16, 24)) * sizes).astype(np.float32)
 
 
