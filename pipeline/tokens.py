@@ -96,10 +96,32 @@ class Tokenizer:
         return TokenBatch(input_ids=ids, attention_mask=mask, token_type_ids=types)
 
 
+SHORTEST = 0.75
+"""A batch at least a quarter full takes no row shorter than this share of its longest."""
+
+
 def by_length(rows: Sequence[TokenRow], batch_size: int) -> list[list[int]]:
-    """Group row indices into batches of similar length, longest first."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    """Group row indices into batches of similar length, longest first, at most ``batch_size`` each.
+
+    Lengths differ most among the longest texts; batches end early there, or most of what is
+    computed (and timed) would be padding.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
+        batch = batches[-1] if batches else []
+        full = len(batch) == batch_size
+        if (
+            not batch
+            or full
+            or (
+                len(batch) >= batch_size / 4
+                and len(rows[i].ids) < SHORTEST * len(rows[batch[0]].ids)
+            )
+        ):
+            batches.append([i])
+        else:
+            batch.append(i)
+    return batches
 
 
 def by_exact_length(

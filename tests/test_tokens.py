@@ -119,7 +119,22 @@ def test_by_length_covers_each_row_once_longest_first(batch_size: int) -> None:
     flat = [i for batch in batches for i in batch]
     assert sorted(flat) == list(range(100))
     assert [lengths[i] for i in flat] == sorted(lengths, reverse=True)
-    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    assert max(len(batch) for batch in batches) <= batch_size
+
+
+def test_by_length_fills_batches_of_equal_length() -> None:
+    assert [len(batch) for batch in by_length(make_rows([9] * 20), 8)] == [8, 8, 4]
+
+
+def test_by_length_ends_a_batch_early_rather_than_pad_much() -> None:
+    lengths = [256, 250, 200, 190, 100, 90, 80, 79, 20, 20, 20]
+    batches = by_length(make_rows(lengths), 8)
+    assert [[lengths[i] for i in batch] for batch in batches] == [
+        [256, 250, 200],
+        [190, 100],
+        [90, 80, 79],
+        [20, 20, 20],
+    ]
 
 
 def test_by_exact_length_gives_batches_of_one_length_within_the_limits() -> None:
