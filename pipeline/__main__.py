@@ -78,7 +78,10 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
         if wants_traceback:
             raise
         where = f" {error.filename}" if error.filename else ""
-        _fail(f"cannot read or write{where}: {error.strerror or error}; nothing was published")
+        _fail(
+            f"cannot read or write{where}: {error.strerror or error}; nothing was published; set "
+            "artifacts_dir to a directory that is writable and has room"
+        )
         return _ERROR
     except MemoryError:
         _fail("out of memory; lower validate.batch_size or engine.max_batch")
