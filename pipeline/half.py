@@ -41,6 +41,8 @@ _HEADROOM = 0.25
 """Share of fp16's range that calibrated values may use: unseen text goes somewhat further."""
 
 _PROBED_TEXTS = 128
+_PROBED_TOKENS = 512
+"""Tokens a batch: every tensor of the graph is held at once, attention scores included."""
 
 MASK_VALUE = -1e4
 """Added to masked attention scores. ``finfo.min`` overflows fp16, and -inf in every column of a
@@ -70,9 +72,10 @@ def find_wide_tensors(model: ir.Model, source: SourceModel, texts: Sequence[str]
     ]
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
+    batches = unpadded_batches(tokenizer, rows, max_tokens=_PROBED_TOKENS)
     wide = {
         name
-        for values in run_observed(model, tensors, unpadded_batches(tokenizer, rows))
+        for values in run_observed(model, tensors, batches)
         for name, value in values.items()
         if value.size and not np.abs(value).max() <= _HEADROOM * _MAX
     }

@@ -63,9 +63,11 @@ class Activation:
         )
 
 
-def unpadded_batches(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
-    """Yield batches without a single padding token."""
-    for indices in by_exact_length(rows, max_tokens=MAX_TOKENS):
+def unpadded_batches(
+    tokenizer: Tokenizer, rows: Sequence[TokenRow], *, max_tokens: int = MAX_TOKENS
+) -> Iterator[TokenBatch]:
+    """Yield batches without a single padding token, of ``max_tokens`` or one row."""
+    for indices in by_exact_length(rows, max_tokens=max_tokens):
         yield tokenizer.pad([rows[i] for i in indices])
 
 
