@@ -54,8 +54,8 @@ def quantize(
 
     Raises:
         ConfigError: a smoothing strength outside 0 to 1.
-        QuantizeError: no text, no linear GEMM, NaN in an activation, or a smoothing fold that
-            changed what the graph computes.
+        QuantizeError: no text, no linear GEMM, NaN in an activation, a smoothing fold that changed
+            what the graph computes, or a form for TensorRT that differs from ``model.onnx``.
     """
     check_quantize(config)
     if not texts:
@@ -85,31 +85,8 @@ def quantize(
     for group, seen in track(smoothed, "round weights", total=len(smoothed)):
         _quantize_group(graph, group, seen, config)
     prune(graph)
-    signed = save_graph(
-        graph,
-        out_dir / "model.signed.onnx",
-        precision=NumericType.int8,
-        source_sha256=model.sha256,
-    )
-    if config.high_precision is HighPrecision.fp16:
-        half = load_graph(signed)
-        refuse_subgraphs(half)
-        cast_to_half(half, wide)
-        signed = save_graph(
-            half, signed.path, precision=NumericType.int8, source_sha256=model.sha256
-        )
-    to_unsigned_activations(graph.graph)
-    unsigned = save_graph(
-        graph, out_dir / "model.onnx", precision=NumericType.int8, source_sha256=model.sha256
-    )
-    twin = _compare(unsigned, signed, tokenizer, rows)
-    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", twin)
-    if not twin >= MIN_TWIN_COSINE:
-        raise QuantizeError(
-            f"{source.name}: with precision.high_precision={config.high_precision} the graph for "
-            f"TensorRT differs from model.onnx: cosine {twin:.6f}, expected at least "
-            f"{MIN_TWIN_COSINE}; set precision.high_precision=fp32"
-        )
+    unsigned, signed = _write_forms(graph, model, config, wide, out_dir)
+    twin = _check_twin(unsigned, signed, source, config, tokenizer, rows)
     gemms = sum(len(group.gemms) for group in groups)
     return Graphs(
         portable=unsigned,
@@ -196,6 +173,49 @@ def _describe_method(config: PrecisionConfig) -> str:
         "bias correction" if config.bias_correction else None,
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _write_forms(
+    graph: ir.Model, model: OnnxModel, config: PrecisionConfig, wide: Sequence[str], out_dir: Path
+) -> tuple[OnnxModel, OnnxModel]:
+    """Write the Q/DQ graph as ONNX Runtime wants it and as TensorRT does; the scales are the same.
+
+    Returns uint8 activations in fp32, and int8 activations in ``high_precision``.
+    """
+    kind, path = NumericType.int8, out_dir / "model.signed.onnx"
+    signed = save_graph(graph, path, precision=kind, source_sha256=model.sha256)
+    if config.high_precision is HighPrecision.fp16:
+        half = load_graph(signed)
+        refuse_subgraphs(half)
+        cast_to_half(half, wide)
+        signed = save_graph(half, path, precision=kind, source_sha256=model.sha256)
+    to_unsigned_activations(graph.graph)
+    unsigned = save_graph(graph, out_dir / "model.onnx", precision=kind, source_sha256=model.sha256)
+    return unsigned, signed
+
+
+def _check_twin(
+    unsigned: OnnxModel,
+    signed: OnnxModel,
+    source: SourceModel,
+    config: PrecisionConfig,
+    tokenizer: Tokenizer,
+    rows: Sequence[TokenRow],
+) -> float:
+    """Return how well the two forms agree: the lowest cosine.
+
+    Raises:
+        QuantizeError: below ``MIN_TWIN_COSINE``.
+    """
+    twin = _compare(unsigned, signed, tokenizer, rows)
+    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", twin)
+    if not twin >= MIN_TWIN_COSINE:
+        raise QuantizeError(
+            f"{source.name}: with precision.high_precision={config.high_precision} the graph for "
+            f"TensorRT differs from model.onnx: cosine {twin:.6f}, expected at least "
+            f"{MIN_TWIN_COSINE}; set precision.high_precision=fp32"
+        )
+    return twin
 
 
 def _check_fold(
