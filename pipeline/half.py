@@ -95,9 +95,12 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     half = full = 0
     for node in list(graph):
-        produces = [v for v in node.outputs if v.dtype in (_FLOAT, None) and _is_float(node)]
+        produces = _float_outputs(node)
         reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
         if not produces and not reads:
+            continue
+        if node.op_type == "Cast":  # left as it is: what reads it casts again where it needs fp16
+            types |= dict.fromkeys(produces, _FLOAT)
             continue
         touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
         keep = (
@@ -106,9 +109,6 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
             or _overflows(node)
             or not touched.isdisjoint(too_wide)
         )
-        if node.op_type == "Cast":
-            _retype_cast(node, types)
-            continue
         wanted = _FLOAT if keep else _HALF
         half, full = half + (not keep), full + keep
         for index in reads:
@@ -125,16 +125,10 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
     return half, full
 
 
-def _is_float(node: ir.Node) -> bool:
-    """Whether a node's outputs are floating point; integer and boolean ops are left alone."""
-    return (
-        all(v.dtype in (_FLOAT, None) for v in node.outputs)
-        and not (
-            node.op_type in {"Shape", "Size", "ArgMax"}
-            or (node.op_type == "Cast" and node.attributes["to"].as_int() != _FLOAT)
-        )
-        and any(v.dtype is _FLOAT for v in node.outputs)
-    )
+def _float_outputs(node: ir.Node) -> list[ir.Value]:
+    """Return a float node's outputs, untyped optional ones included; of other nodes none."""
+    dtypes = {v.dtype for v in node.outputs}
+    return list(node.outputs) if _FLOAT in dtypes and dtypes <= {_FLOAT, None} else []
 
 
 def _float_input(value: ir.Value, types: dict[ir.Value, ir.DataType]) -> bool:
@@ -166,12 +160,6 @@ def _overflows(node: ir.Node) -> bool:
         a is not None and a.dtype == np.float32 and a.size > 1 and float(np.abs(a).max()) > _MAX
         for a in arrays
     )
-
-
-def _retype_cast(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> None:
-    """Leave a Cast to float as it is: what reads it casts again where it computes in fp16."""
-    if node.attributes["to"].as_int() == _FLOAT:
-        types[node.outputs[0]] = _FLOAT
 
 
 def _as(

@@ -5,9 +5,8 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import NumericType, PipelineConfig
 from pipeline.contracts import Graphs, OnnxModel, Outcome, SourceModel
@@ -85,7 +84,7 @@ def run(config: PipelineConfig) -> Outcome:
                 graphs=graphs,
                 engines=engines,
                 report=report,
-                config=_plain(config),
+                config=dataclasses.asdict(config),
                 work_dir=work,
                 target=target,
             )
@@ -113,10 +112,6 @@ def _to_precision(
                 return quantize(
                     fp32, source, config.precision, dataset.calibration, work / "quantize"
                 )
-
-
-def _plain(config: PipelineConfig) -> Mapping[str, Any]:
-    return dataclasses.asdict(config)
 
 
 class _Clock:

@@ -10,7 +10,6 @@ is used.
 
 import json
 import logging
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,6 @@ class _Checker:
     def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
         self._root = root
         self._files: dict[str, dict[str, Any]] = manifest["files"]
-        self._lock = threading.Lock()
 
     def path(self, name: str) -> Path:
         path = self._root / name

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
 from pipeline.errors import PublishError
+from pipeline.graph import model_sha256
 from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
 from pipeline.store import publish_directory
@@ -44,13 +45,12 @@ def publish(
         for engine in engines:
             _place(engine.path, bundle / "engines")
         write_report(report, bundle)
-        expected = {bundle_name(e.path): e.sha256 for e in engines}
-        if not (bundle / "model.onnx.data").exists():
-            expected["model.onnx"] = graphs.portable.sha256
-        files = _list_files(bundle)
+        expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
+        expected[bundle_name(graphs.portable.path)] = graphs.portable.sha256
         for name, sha256 in expected.items():
-            if files[name]["sha256"] != sha256:
+            if model_sha256(bundle / name) != sha256:
                 raise PublishError(f"{name} changed after it was validated; run again")
+        files = _list_files(bundle)
         manifest = _manifest(source, fp32_sha256, graphs, engines, report, config, files)
         (bundle / "manifest.json").write_text(_dump(manifest), "utf-8")
     except OSError as error:

@@ -81,7 +81,8 @@ def quantize(
     )
     smoothed, folds = _smooth(graph, groups, observed, config)
     _check_fold(model, graph, source, tokenizer, rows, out_dir)
-    wide = find_wide_tensors(graph, source, texts)
+    half = config.high_precision is HighPrecision.fp16
+    wide = find_wide_tensors(graph, source, texts) if half else []
     for group, seen in track(smoothed, "round weights", total=len(smoothed)):
         _quantize_group(graph, group, seen, config)
     prune(graph)

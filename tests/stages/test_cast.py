@@ -22,6 +22,7 @@ from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 FP32_OPS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceL2"}
+CastPlanted = Callable[[Callable[[Any], None]], tuple[OnnxModel, OnnxModel]]
 SOURCES = ["tiny_fp32", "tiny_optimum_fp32", "outlier_fp32"]
 
 
@@ -48,6 +49,24 @@ def pair(
     model: OnnxModel = request.getfixturevalue(request.param)
     out_dir = tmp_path_factory.mktemp("cast") / "out"
     return model, cast(model, tiny_source, calibration_texts, out_dir)
+
+
+@pytest.fixture
+def cast_planted(
+    make_tiny: Callable[..., Path],
+    resolve_dir: Callable[[Path], SourceModel],
+    export_torch: Callable[[SourceModel], OnnxModel],
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+) -> CastPlanted:
+    """Return a function that alters the tiny model and gives its fp32 graph and fp16 form."""
+
+    def run(plant: Callable[[Any], None]) -> tuple[OnnxModel, OnnxModel]:
+        source = resolve_dir(make_tiny(plant))
+        fp32 = export_torch(source)
+        return fp32, cast(fp32, source, calibration_texts, tmp_path / "out")
+
+    return run
 
 
 @pytest.fixture
@@ -214,16 +233,10 @@ def test_a_row_of_padding_leaves_the_other_rows_unchanged(
 def test_a_weight_that_fp16_cannot_hold_keeps_its_node_in_fp32(
     plant: Callable[[Any], None],
     op_type: str,
-    make_tiny: Callable[..., Path],
-    resolve_dir: Callable[[Path], SourceModel],
-    export_torch: Callable[[SourceModel], OnnxModel],
-    calibration_texts: Sequence[str],
+    cast_planted: CastPlanted,
     evaluation_batch: TokenBatch,
-    tmp_path: Path,
 ) -> None:
-    source = resolve_dir(make_tiny(plant))
-    fp32 = export_torch(source)
-    fp16 = cast(fp32, source, calibration_texts, tmp_path / "out")
+    fp32, fp16 = cast_planted(plant)
     graph, types = infer_types(fp16)
     large = {
         tensor.name
@@ -253,17 +266,9 @@ def plant_overflowing_bias(bert: Any) -> None:
 
 @pytest.mark.parametrize("plant", [plant_overflowing_weight, plant_overflowing_bias])
 def test_activations_that_fp16_cannot_hold_stay_in_fp32(
-    plant: Callable[[Any], None],
-    make_tiny: Callable[..., Path],
-    resolve_dir: Callable[[Path], SourceModel],
-    export_torch: Callable[[SourceModel], OnnxModel],
-    calibration_texts: Sequence[str],
-    evaluation_batch: TokenBatch,
-    tmp_path: Path,
+    plant: Callable[[Any], None], cast_planted: CastPlanted, evaluation_batch: TokenBatch
 ) -> None:
-    source = resolve_dir(make_tiny(plant))
-    fp32 = export_torch(source)
-    fp16 = cast(fp32, source, calibration_texts, tmp_path / "out")
+    fp32, fp16 = cast_planted(plant)
     expected = OnnxRuntimeEncoder(fp32.path).encode(evaluation_batch)
     observed = HalfArithmetic(fp16).encode(evaluation_batch)
     assert np.isfinite(observed).all()
