@@ -32,9 +32,10 @@ def read_records(
         found = True
         for column in columns:
             if column not in row:
+                seen = ", ".join(repr(key) for key in row if key is not None)
                 raise DatasetError(
-                    f"{path}: row {number} has no column {column!r}, it has "
-                    f"{', '.join(map(repr, row))}; set the dataset.*_column keys"
+                    f"{path}: row {number} has no column {column!r}, it has {seen}; "
+                    "set the dataset.*_column keys"
                 )
             if row[column] is None or not str(row[column]).strip():
                 raise DatasetError(f"{path}: row {number}: {column} is empty; remove the row")
