@@ -1,17 +1,19 @@
 """Find the linear GEMMs of a graph: activations times a constant matrix.
 
-Matched by structure, not by name: a MatMul whose second input is a constant ``[in, out]`` matrix,
-with the constant bias Add behind it where there is one. Attention's batch GEMMs (two computed
-inputs) and embedding lookups are not linear GEMMs.
+Matched by structure, not by name: a MatMul of token tensors whose second input is a constant
+``[in, out]`` matrix, with the constant bias Add behind it where there is one. Other forms of the
+same are brought to this one first (``canonicalize_gemms``, part of export). Attention's batch GEMMs
+(two computed inputs) and embedding lookups are not linear GEMMs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.graph import constant
+from pipeline.graph import add_initializer, constant, insert_before
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -72,8 +74,8 @@ class GemmGroup:
 def find_gemm_groups(graph: ir.Graph) -> list[GemmGroup]:
     """Return the graph's linear GEMMs, grouped by the tensor they read, in graph order.
 
-    Gemm ops are not matched: exporters emit them for 2-D inputs only (a Dense module behind
-    pooling), where one vector a sentence is not worth quantizing.
+    What reads a 2-D tensor (a Dense module behind pooling, a MatMul or a Gemm op) is left out: one
+    vector a sentence is not worth quantizing.
     """
     groups: dict[ir.Value, list[Gemm]] = {}
     for node in graph:
@@ -86,12 +88,97 @@ def find_gemm_groups(graph: ir.Graph) -> list[GemmGroup]:
             or array is None
             or array.ndim != 2
             or constant(activation) is not None
+            or (activation.shape is not None and len(activation.shape) < 3)
         ):
             continue
         bias = _bias_of(node)
         name = _name(bias, node)
         groups.setdefault(activation, []).append(Gemm(name=name, node=node, bias=bias))
     return [GemmGroup(activation=a, gemms=tuple(g)) for a, g in groups.items()]
+
+
+def canonicalize_gemms(graph: ir.Graph) -> None:
+    """Write linear GEMMs as MatMul of a constant ``[in, out]`` weight and, of a bias, Add.
+
+    The other forms: a weight behind a Transpose, and a Gemm op on a token tensor that a Reshape has
+    made 2-D.
+    """
+    for node in list(graph):
+        if node.op_type == "MatMul":
+            _transpose_weight(graph, node)
+        elif node.op_type == "Gemm":
+            _expand_gemm(graph, node)
+
+
+def _transpose_weight(graph: ir.Graph, node: ir.Node) -> None:
+    transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if transpose is None or transpose.op_type != "Transpose":
+        return
+    weight, array = transpose.inputs[0], constant(transpose.inputs[0])
+    if weight is None or array is None or array.ndim != 2:
+        return
+    name = f"{weight.name}.transposed"
+    if name not in graph.initializers:
+        add_initializer(graph, name, array.T)
+    node.replace_input_with(1, graph.initializers[name])
+
+
+def _expand_gemm(graph: ir.Graph, node: ir.Node) -> None:
+    """Move the Reshape in front of a Gemm op behind the MatMul and Add that replace it."""
+    flat, weight, *rest = node.inputs
+    reshape = flat.producer() if flat is not None else None
+    tokens = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+    array, bias = constant(weight), constant(rest[0]) if rest else None
+    scalars = [node.attributes.get(name) for name in ("alpha", "beta")]
+    flags = [node.attributes.get(name) for name in ("transA", "transB")]
+    trans_a, trans_b = (flag is not None and flag.as_int() == 1 for flag in flags)
+    if tokens is None or tokens.shape is None or weight is None or array is None or trans_a:
+        return
+    matrix = array.T if trans_b else array
+    if (
+        tokens.shape[-1] != len(matrix)
+        or any(scalar is not None and scalar.as_float() != 1 for scalar in scalars)
+        or (rest and (bias is None or bias.shape != (matrix.shape[1],)))
+    ):
+        return
+    name, output = f"{node.name or node.outputs[0].name}", node.outputs[0]
+    width = matrix.shape[1]
+    shape = ir.Shape([*tokens.shape[:-1], width])
+    made = [ir.node("MatMul", [tokens, add_initializer(graph, f"{name}.matrix", matrix)])]
+    if rest:
+        made.append(ir.node("Add", [made[0].outputs[0], rest[0]]))
+    target = add_initializer(graph, f"{name}.flat", np.array([-1, width]))
+    for part in made:
+        part.outputs[0].type, part.outputs[0].shape = output.type, shape
+    made.append(ir.node("Reshape", [made[-1].outputs[0], target]))
+    made[-1].outputs[0].type, made[-1].outputs[0].shape = output.type, output.shape
+    for part, suffix in zip(made, ("matmul", *["add"] * bool(rest), "flatten"), strict=True):
+        part.name = part.outputs[0].name = f"{name}.{suffix}"
+    insert_before(graph, node, made)
+    output.replace_all_uses_with(made[-1].outputs[0], replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def add_missing_biases(graph: ir.Graph, groups: Sequence[GemmGroup]) -> list[GemmGroup]:
+    """Give every GEMM a bias, of zeros where it has none: shift and bias correction go there."""
+    return [
+        replace(group, gemms=tuple(_with_bias(graph, gemm) for gemm in group.gemms))
+        for group in groups
+    ]
+
+
+def _with_bias(graph: ir.Graph, gemm: Gemm) -> Gemm:
+    if gemm.bias is not None:
+        return gemm
+    product, name = gemm.node.outputs[0], f"{gemm.name}.zero_bias"
+    zeros = add_initializer(graph, name, np.zeros(gemm.weight.shape[1], np.float32))
+    add = ir.node("Add", [product, zeros], name=f"{name}.add")
+    biased = add.outputs[0]
+    biased.name, biased.type, biased.shape = f"{name}.added", product.type, product.shape
+    product.replace_all_uses_with(biased, replace_graph_outputs=True)
+    add.replace_input_with(0, product)
+    graph.insert_after(gemm.node, add)
+    return replace(gemm, bias=add)
 
 
 def _bias_of(node: ir.Node) -> ir.Node | None:

@@ -8,17 +8,13 @@ the GEMMs' weights and biases undo it:
 - shift: Wei et al., "Outlier Suppression+: Accurate quantization of large language models by
   equivalent and effective shifting and scaling", EMNLP 2023 (arXiv:2304.09145), eq. 4.
 
-Both are folded where that is exact:
-
-- behind LayerNormalization: into its scale and bias; consumers that are no GEMM of the group (the
-  residual branch) get it undone, one Mul, the shift going into the bias of the GEMM they add;
-- behind attention (probabilities times value): into the value projection, whose output channels
-  pass through unmixed, the probabilities of a token summing to 1;
-- elsewhere (behind GELU): one explicit Mul and Add, which TensorRT fuses with what is before.
+Both are folded where ``folds`` finds that to be exact. Behind a norm, consumers that are no GEMM of
+the group (the residual branch) get it undone: one Mul, the shift going into the bias of the GEMM
+they add. Elsewhere (behind GELU) it is one explicit Mul and Add, which TensorRT fuses with what is
+before.
 """
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -26,16 +22,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph import add_initializer, constant
+from pipeline.quant.channels import ChannelSource, Use
+from pipeline.quant.folds import (
+    Fold,
+    Norm,
+    find_gated_projection,
+    find_norm,
+    find_value_projection,
+)
 from pipeline.quant.gemms import FloatArray, Gemm, GemmGroup
 from pipeline.quant.statistics import Activation
-
-
-class Fold(StrEnum):
-    """Where a group's shift and factors went."""
-
-    layer_norm = "layer_norm"
-    value_projection = "value_projection"
-    explicit = "explicit"
 
 
 def smoothing_factors(
@@ -71,59 +67,78 @@ class Smoother:
 
     def fold_of(self, group: GemmGroup) -> Fold:
         """Return where this group's shift and factors would go."""
-        producer = group.activation.producer()
-        if producer is not None and producer.op_type == "LayerNormalization":
-            return Fold.layer_norm
-        return Fold.explicit if self._value_projection(group) is None else Fold.value_projection
+        return self._find(group)[0]
 
     def can_shift(self, group: GemmGroup) -> bool:
         """Whether every bias that would take up the shift is there."""
         if any(gemm.bias is None for gemm in group.gemms):
             return False
-        match self.fold_of(group):
-            case Fold.layer_norm:
-                producer = group.activation.producer()
-                return producer is not None and len(producer.inputs) == 3
-            case Fold.value_projection:
-                value = self._value_projection(group)
-                return value is not None and value.bias is not None
-            case Fold.explicit:
-                return True
+        match self._find(group):
+            case _, Norm(bias=bias):
+                return bias is not None
+            case Fold.value_projection, ChannelSource(gemm=value):
+                return value.bias is not None
+            case fold, _:
+                return fold is Fold.explicit
 
     def smooth(self, group: GemmGroup, shift: FloatArray, factors: FloatArray) -> GemmGroup:
         """Apply ``(x - shift) / factors``, undo it in the GEMMs; return the group as it is now."""
+        _, place = self._find(group)
         for gemm in group.gemms:
             if shift.any():
                 add_to_bias(self._graph, gemm, shift @ gemm.weight)
             set_weight(self._graph, gemm, gemm.weight * factors[:, None])
-        match self.fold_of(group):
-            case Fold.layer_norm:
-                self._fold_into_layer_norm(group, shift, factors)
-            case Fold.value_projection:
-                value = self._value_projection(group)
-                assert value is not None
-                set_weight(self._graph, value, value.weight / factors)
-                if value.bias is not None:
-                    set_bias(self._graph, value, (value.bias_array - shift) / factors)
-            case Fold.explicit:
+        match place:
+            case Norm():
+                self._fold_into_norm(group, place, shift, factors)
+            case ChannelSource():
+                self._fold_into_projection(place, shift, factors)
+            case None:
                 return self._apply_explicitly(group, shift, factors)
         return group
 
-    def _fold_into_layer_norm(
-        self, group: GemmGroup, shift: FloatArray, factors: FloatArray
+    def _find(self, group: GemmGroup) -> tuple[Fold, Norm | ChannelSource | None]:
+        norm = find_norm(group)
+        if norm is not None:
+            return Fold.layer_norm, norm
+        value = find_value_projection(group, self._gemms)
+        if value is not None:
+            return Fold.value_projection, value
+        gated = find_gated_projection(group, self._gemms)
+        if gated is not None:
+            return Fold.gated_projection, gated
+        return Fold.explicit, None
+
+    def _fold_into_projection(
+        self, source: ChannelSource, shift: FloatArray, factors: FloatArray
     ) -> None:
-        norm, name = group.activation.producer(), group.name
-        assert norm is not None
+        gemm, channels = source.gemm, source.channels
+        weight = gemm.weight.copy()
+        weight[:, channels] /= factors
+        set_weight(self._graph, gemm, weight)
+        if gemm.bias is not None:
+            bias = gemm.bias_array.copy()
+            bias[channels] = (bias[channels] - shift) / factors
+            set_bias(self._graph, gemm, bias)
+
+    def _fold_into_norm(
+        self, group: GemmGroup, norm: Norm, shift: FloatArray, factors: FloatArray
+    ) -> None:
+        name = group.name
         inside = {gemm.node for gemm in group.gemms}
-        outside = [use for use in group.activation.uses() if use.node not in inside]
-        _replace(self._graph, norm, 1, _array(norm.inputs[1]) / factors)
-        if len(norm.inputs) == 3:
-            _replace(self._graph, norm, 2, (_array(norm.inputs[2]) - shift) / factors)
-        if not outside and not group.activation.is_graph_output():
+        outside = [
+            use
+            for use in group.activation.uses()
+            if use.node not in inside and use.node.op_type != "Shape"
+        ]
+        _replace(self._graph, *norm.scale, _array(norm.scale) / factors)
+        if norm.bias is not None:
+            self._shift_norm(norm.bias, shift, factors)
+        if not outside:
             return
         factor = add_initializer(self._graph, f"{name}.smoothing", factors)
         restored = _node("Mul", [group.activation, factor], f"{name}.unsmooth")
-        self._graph.insert_after(norm, restored)
+        self._graph.insert_after(norm.last, restored)
         shifted: ir.Node | None = None
         for use in outside:
             value = restored.outputs[0]
@@ -137,6 +152,15 @@ class Smoother:
                     self._graph.insert_after(restored, shifted)
                 value = shifted.outputs[0]
             use.node.replace_input_with(use.idx, value)
+
+    def _shift_norm(self, bias: Use, shift: FloatArray, factors: FloatArray) -> None:
+        node, index = bias
+        if index < len(node.inputs) and node.inputs[index] is not None:
+            _replace(self._graph, node, index, (_array(bias) - shift) / factors)
+        elif shift.any():
+            name = f"{node.outputs[0].name}.bias"
+            node.resize_inputs(index + 1)
+            node.replace_input_with(index, add_initializer(self._graph, name, -shift / factors))
 
     def _added_gemm(self, node: ir.Node, index: int) -> Gemm | None:
         """Return the biased GEMM whose output, used nowhere else, this use is added to."""
@@ -163,38 +187,6 @@ class Smoother:
             gemm.node.replace_input_with(0, smoothed.outputs[0])
         return GemmGroup(activation=smoothed.outputs[0], gemms=group.gemms)
 
-    def _value_projection(self, group: GemmGroup) -> Gemm | None:
-        """Return the GEMM whose output channels are this tensor's, mixed over tokens only.
-
-        Walks ``probabilities @ value`` back through the head split: Reshape [B,S,H,D] and
-        Transpose (0,2,1,3) on the way in, the same Transpose and a Reshape to [B,S,C] on the way
-        out.
-        """
-        merged = _through(_through(group.activation, "Reshape"), "Transpose", (0, 2, 1, 3))
-        matmul = merged.producer() if merged is not None else None
-        if matmul is None or matmul.op_type != "MatMul" or constant(matmul.inputs[1]) is not None:
-            return None
-        probabilities = matmul.inputs[0].producer() if matmul.inputs[0] is not None else None
-        if probabilities is None or probabilities.op_type != "Softmax":
-            return None
-        split = _through(_through(matmul.inputs[1], "Transpose", (0, 2, 1, 3)), "Reshape")
-        gemm = self._gemms.get(split) if split is not None else None
-        if gemm is None or gemm.weight.shape[1] != group.channels or len(gemm.output.uses()) != 1:
-            return None
-        return gemm
-
-
-def _through(
-    value: ir.Value | None, op_type: str, perm: tuple[int, ...] | None = None
-) -> ir.Value | None:
-    """Return the first input of the value's producer where that is such a node, used once."""
-    node = value.producer() if value is not None else None
-    if value is None or node is None or node.op_type != op_type or len(value.uses()) != 1:
-        return None
-    if perm is not None and tuple(node.attributes["perm"].as_ints()) != perm:
-        return None
-    return node.inputs[0]
-
 
 def _node(op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Node:
     node = ir.node(op_type, inputs, name=name)
@@ -203,8 +195,9 @@ def _node(op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Node:
     return node
 
 
-def _array(value: ir.Value | None) -> FloatArray:
-    array = constant(value)
+def _array(use: Use) -> FloatArray:
+    node, index = use
+    array = constant(node.inputs[index])
     assert array is not None
     return array.astype(np.float32)
 

@@ -19,6 +19,7 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
 from pipeline.graph import prune, save_graph
+from pipeline.quant.gemms import canonicalize_gemms
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
 log = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
         value.metadata_props.clear()
     if ids is None:
         raise ExportError(f"{source.location}: the graph has no input {GRAPH_INPUTS[0]}")
+    canonicalize_gemms(graph.graph)
     prune(graph)
     for value in list(graph.graph.inputs):
         if not value.uses():

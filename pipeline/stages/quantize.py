@@ -20,7 +20,7 @@ from pipeline.graph import load_graph, prune, save_graph
 from pipeline.half import cast_to_half, find_wide_tensors, refuse_subgraphs
 from pipeline.progress import track
 from pipeline.quant.bias_correction import bias_correction
-from pipeline.quant.gemms import GemmGroup, find_gemm_groups
+from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq, to_unsigned_activations
 from pipeline.quant.rounding import round_gptq, round_nearest
 from pipeline.quant.scales import activation_scale, weight_scales
@@ -65,7 +65,7 @@ def quantize(
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     rows = tokenizer.rows([source.prefix + text for text in texts])
     graph = load_graph(model)
-    groups = find_gemm_groups(graph.graph)
+    groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
     if not groups:
         raise QuantizeError(
             f"{source.name}: no MatMul with a constant weight in the graph; use precision=fp16"
@@ -135,13 +135,14 @@ def _smooth(
     for group in reversed(groups):
         seen = observed[group.name]
         shifts = config.shift and smoother.can_shift(group)
+        folds["not_shifted"] += config.shift and not shifts
         shift = midrange(seen) if shifts else np.zeros_like(seen.low)
         weights = [gemm.weight for gemm in group.gemms]
         factors = smoothing_factors(seen.magnitude(shift), weights, config.smoothing_alpha)
         folds[smoother.fold_of(group).value] += 1
         smoothed.append((smoother.smooth(group, shift, factors), seen.transformed(shift, factors)))
-    log.info("smoothed %d tensors: %s", len(groups), dict(folds))
-    return smoothed[::-1], dict(sorted(folds.items()))
+    log.info("smoothed %d tensors: %s", len(groups), dict(+folds))
+    return smoothed[::-1], dict(sorted((+folds).items()))
 
 
 def _quantize_group(

@@ -13,11 +13,12 @@ from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph import load_graph, prune, save_graph
+from pipeline.quant.folds import Fold
 from pipeline.quant.gemms import GemmGroup, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
 from pipeline.quant.rounding import round_nearest
 from pipeline.quant.scales import activation_scale, weight_scales
-from pipeline.quant.smoothing import Fold, Smoother, midrange, smoothing_factors
+from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.tokens import TokenBatch, Tokenizer
 
