@@ -2,9 +2,9 @@
 
 The type of every node is in the graph, as TensorRT's strongly typed networks want it; no builder
 flag decides. In fp32 stay LayerNormalization, Softmax and other reductions, everything behind the
-last of them (pooling sums, divisions by a token count clipped to 1e-9, Dense modules), and what
-text drives beyond fp16's range. The cast stage uses this for fp16, quantize for what int8 leaves in
-high precision.
+last of them (pooling sums, divisions by a token count clipped to 1e-9, Dense modules), what
+computes positions, and what text drives beyond fp16's range. The cast stage uses this for fp16,
+quantize for what int8 leaves in high precision.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,7 @@ _FP32_OPS = _NORMS | {
     "CumSum",
     "Einsum",
 }
+_ANGLES = {"Cos", "Sin"}
 _HEADROOM = 0.25
 """Share of fp16's range that calibrated values may use: unseen text goes somewhat further."""
 
@@ -90,7 +91,7 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
     """
     too_wide = frozenset(wide)
     graph = model.graph
-    tail = _behind_last_norm(graph)
+    exact = _behind_last_norm(graph) | _computing_positions(graph)
     types: dict[ir.Value, ir.DataType] = {}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     half = full = 0
@@ -104,7 +105,7 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
             continue
         touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
         keep = (
-            node in tail
+            node in exact
             or node.op_type in _FP32_OPS
             or _overflows(node)
             or not touched.isdisjoint(too_wide)
@@ -151,6 +152,21 @@ def _behind_last_norm(graph: ir.Graph) -> set[ir.Node]:
         elif node.op_type not in _NORMS:
             tail.add(node)
     return tail
+
+
+def _computing_positions(graph: ir.Graph) -> set[ir.Node]:
+    """Return the float nodes that lead to an angle (Cos, Sin) or, by a Cast, to an integer.
+
+    fp16 has steps of 0.5 from 512 on: rotary angles of far positions would be random, buckets of
+    relative positions off by one.
+    """
+    exact: set[ir.Node] = set()
+    for node in reversed(graph):
+        users = {use.node for output in _float_outputs(node) for use in output.uses()}
+        to_integer = any(u.op_type == "Cast" and not _float_outputs(u) for u in users)
+        if node.op_type in _ANGLES or to_integer or not users.isdisjoint(exact):
+            exact.add(node)
+    return exact
 
 
 def _overflows(node: ir.Node) -> bool:

@@ -16,6 +16,7 @@ from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import CastError
 from pipeline.graph import constant, load_graph, save_graph
+from pipeline.half import cast_to_half
 from pipeline.quant.gemms import find_gemm_groups
 from pipeline.stages.cast import cast
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
@@ -298,3 +299,35 @@ def test_a_graph_with_a_subgraph_is_refused(tiny_source: SourceModel, tmp_path: 
     model = save_graph(graph, path, precision=NumericType.fp32, source_sha256="")
     with pytest.raises(CastError, match=r"\(If\) holds a subgraph; use precision=fp32"):
         cast(model, tiny_source, ["a"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = Mul(u, frequency) c = Cos(a) seen = Mul(c, frequency)",
+        "d = Div(u, eight) l = Log(d) m = Mul(l, frequency) i = Cast <to = 7> (m) "
+        "seen = Gather(table, i)",
+    ],
+    ids=["rotary angle", "bucket of a relative position"],
+)
+def test_positions_are_computed_in_fp32(text: str) -> None:
+    """fp16 would lose the angle of a far position and put near ones into the wrong bucket."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 20]>
+        graph (int64[b,s] ids) => (float[b,s,2] out)
+        <int64[1] last = {{2}}, float[2] frequency = {{2.8853900, 0.1}}, float eight = {{8}},
+         float[2] scale = {{1, 1}}, float[20] table = {{{", ".join(map(str, range(20)))}}}>
+        {{ p = Cast <to = 1> (ids) u = Unsqueeze(p, last) {text}
+           out = LayerNormalization(seen, scale) }}"""
+    )
+    proto = onnx.shape_inference.infer_shapes(proto)
+    model = ir.from_proto(proto)
+    half, _ = cast_to_half(model)
+    model.graph.outputs.append(next(v for n in model.graph for v in n.outputs if v.name == "seen"))
+    ids = np.arange(8, 2048)[None]
+    proto.graph.output.append(next(v for v in proto.graph.value_info if v.name == "seen"))
+    expected = ReferenceEvaluator(proto).run(["seen"], {"ids": ids})[0]
+    observed = ReferenceEvaluator(ir.to_proto(model)).run(["seen"], {"ids": ids})[0]
+    assert half
+    assert observed.dtype == np.float16
+    np.testing.assert_allclose(observed, expected, atol=5e-3)
