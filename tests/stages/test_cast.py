@@ -326,8 +326,8 @@ def test_positions_are_computed_in_fp32(text: str) -> None:
     model.graph.outputs.append(next(v for n in model.graph for v in n.outputs if v.name == "seen"))
     ids = np.arange(8, 2048)[None]
     proto.graph.output.append(next(v for v in proto.graph.value_info if v.name == "seen"))
-    expected = ReferenceEvaluator(proto).run(["seen"], {"ids": ids})[0]
-    observed = ReferenceEvaluator(ir.to_proto(model)).run(["seen"], {"ids": ids})[0]
+    evaluators: list[Any] = [ReferenceEvaluator(p) for p in (proto, ir.to_proto(model))]
+    expected, observed = (e.run(["seen"], {"ids": ids})[0] for e in evaluators)
     assert half
     assert observed.dtype == np.float16
     np.testing.assert_allclose(observed, expected, atol=5e-3)

@@ -1,0 +1,424 @@
+"""Smoothing on tiny random encoders of several architectures, outlier channels planted."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+import torch
+
+from pipeline.bench.agreement import row_cosines
+from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig
+from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
+from pipeline.datasets import Dataset
+from pipeline.engines.gpu import is_installed
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
+from pipeline.engines.torch import load_sentence_transformer
+from pipeline.graph import load_graph, prune, save_graph
+from pipeline.quant.folds import Fold
+from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
+from pipeline.quant.qdq import insert_qdq
+from pipeline.quant.rounding import round_nearest
+from pipeline.quant.scales import activation_scale, weight_scales
+from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
+from pipeline.quant.statistics import Activation, observe, unpadded_batches
+from pipeline.stages.build import build, make_profiles
+from pipeline.stages.export import export
+from pipeline.stages.quantize import quantize
+from pipeline.tokens import TokenBatch, Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+Plant = Callable[..., None]
+
+LAYERS, HIDDEN, HEADS, MIDDLE, MAX_LENGTH = 2, 32, 4, 64, 48
+SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+IN_NORM = 8.0
+"""How much larger an outlier channel is that the residual branch carries along."""
+
+IN_BRANCH = 300.0
+"""How much larger one is that no norm sees."""
+
+
+def enlarge(
+    producer: Any, readers: Sequence[Any], channels: Sequence[int], factor: float, start: int = 0
+) -> None:
+    """Make channels larger and the weights that read them as much smaller.
+
+    ``start`` is where the channels begin among the outputs of a fused projection.
+    """
+    rows = [start + channel for channel in channels]
+    producer.weight[rows] *= factor
+    if producer.bias is not None:
+        producer.bias[rows] *= factor
+    for reader in readers:
+        reader.weight[:, list(channels)] /= factor
+
+
+def plant_bert(model: Any) -> None:
+    norm = model.embeddings.LayerNorm
+    for layer in model.encoder.layer:
+        attention, inner = layer.attention.self, layer.attention.output
+        enlarge(norm, (attention.query, attention.key, attention.value), [3, 17], IN_NORM)
+        enlarge(attention.value, (inner.dense,), [5], IN_BRANCH)
+        enlarge(inner.LayerNorm, (layer.intermediate.dense,), [8], IN_NORM)
+        enlarge(layer.intermediate.dense, (layer.output.dense,), [0, 40], IN_BRANCH)
+        norm = layer.output.LayerNorm
+
+
+def plant_mpnet(model: Any) -> None:
+    norm = model.embeddings.LayerNorm
+    for layer in model.encoder.layer:
+        attention = layer.attention.attn
+        enlarge(norm, (attention.q, attention.k, attention.v), [3, 17], IN_NORM)
+        enlarge(attention.v, (attention.o,), [5], IN_BRANCH)
+        enlarge(layer.attention.LayerNorm, (layer.intermediate.dense,), [8], IN_NORM)
+        enlarge(layer.intermediate.dense, (layer.output.dense,), [0, 40], IN_BRANCH)
+        norm = layer.output.LayerNorm
+
+
+def plant_distilbert(model: Any) -> None:
+    norm = model.embeddings.LayerNorm
+    for layer in model.transformer.layer:
+        attention = layer.attention
+        enlarge(norm, (attention.q_lin, attention.k_lin, attention.v_lin), [3, 17], IN_NORM)
+        enlarge(attention.v_lin, (attention.out_lin,), [5], IN_BRANCH)
+        enlarge(layer.sa_layer_norm, (layer.ffn.lin1,), [8], IN_NORM)
+        enlarge(layer.ffn.lin1, (layer.ffn.lin2,), [0, 40], IN_BRANCH)
+        norm = layer.output_layer_norm
+
+
+def plant_modernbert(model: Any) -> None:
+    norm, factor = model.embeddings.norm, IN_NORM
+    for layer in model.layers:
+        enlarge(norm, (layer.attn.Wqkv,), [3, 17], factor)
+        enlarge(layer.attn.Wqkv, (layer.attn.Wo,), [5], IN_BRANCH, start=2 * HIDDEN)
+        enlarge(layer.mlp_norm, (layer.mlp.Wi,), [8], IN_BRANCH)
+        enlarge(layer.mlp.Wi, (layer.mlp.Wo,), [0, 40], IN_BRANCH, start=MIDDLE)
+        norm, factor = model.layers[1].attn_norm, IN_BRANCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How a tiny encoder is configured, where its outliers go and what should find them."""
+
+    config: str
+    plant: Plant
+    settings: Mapping[str, Any]
+    folds: Mapping[Fold, int]
+
+
+COMMON = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": MIDDLE,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": 1,
+}
+BERT_FOLDS = {Fold.layer_norm: 4, Fold.value_projection: 2, Fold.explicit: 2}
+GATED_FOLDS = {Fold.layer_norm: 4, Fold.value_projection: 2, Fold.gated_projection: 2}
+ARCHITECTURES = {
+    "bert": Architecture(config="BertConfig", plant=plant_bert, settings=COMMON, folds=BERT_FOLDS),
+    "mpnet": Architecture(
+        config="MPNetConfig", plant=plant_mpnet, settings=COMMON, folds=BERT_FOLDS
+    ),
+    "distilbert": Architecture(
+        config="DistilBertConfig",
+        plant=plant_distilbert,
+        settings={
+            "dim": HIDDEN,
+            "n_layers": LAYERS,
+            "n_heads": HEADS,
+            "hidden_dim": MIDDLE,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+            "pad_token_id": 1,
+        },
+        folds=BERT_FOLDS,
+    ),
+    "roberta": Architecture(
+        config="RobertaConfig",
+        plant=plant_bert,
+        settings=COMMON | {"type_vocab_size": 1},
+        folds=BERT_FOLDS,
+    ),
+    "xlm-roberta": Architecture(
+        config="XLMRobertaConfig",
+        plant=plant_bert,
+        settings=COMMON | {"type_vocab_size": 1, "hidden_act": "gelu_new"},
+        folds=BERT_FOLDS,
+    ),
+    "modernbert": Architecture(
+        config="ModernBertConfig",
+        plant=plant_modernbert,
+        settings=COMMON
+        | {
+            "local_attention": 8,
+            "global_attn_every_n_layers": 2,
+            "bos_token_id": 0,
+            "cls_token_id": 0,
+            "eos_token_id": 2,
+            "sep_token_id": 2,
+            "reference_compile": False,
+        },
+        folds=GATED_FOLDS,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def word_tokenizer(sample: Dataset) -> Any:
+    """A tokenizer of the sample text's most frequent words, RoBERTa's special tokens first."""
+    tokenizers, transformers = import_module("tokenizers"), import_module("transformers")
+    split = tokenizers.pre_tokenizers.BertPreTokenizer()
+    words = Counter(
+        word for text in sample.calibration for word, _ in split.pre_tokenize_str(text.lower())
+    )
+    frequent = sorted(words, key=lambda word: (-words[word], word))[:500]
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL.values(), *frequent])}
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"])
+    )
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = split
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
+        **SPECIAL,
+    )
+
+
+def save_encoder(architecture: Architecture, tokenizer: Any, root: Path) -> Path:
+    """Save a random encoder with outliers and mean pooling as a Sentence Transformer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    transformers: Any = import_module("transformers")
+    config = getattr(transformers, architecture.config)(
+        vocab_size=len(tokenizer), **architecture.settings
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        with warnings.catch_warnings():  # ModernBERT's module uses what torch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = transformers.AutoModel.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases and norm scales start as 0 and 1
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        architecture.plant(model)
+    model.save_pretrained(str(root / "encoder"))
+    tokenizer.save_pretrained(str(root / "encoder"))
+    encoder = Transformer(str(root / "encoder"), max_seq_length=MAX_LENGTH)
+    saved = root / "saved"
+    SentenceTransformer(modules=[encoder, Pooling(HIDDEN)], device="cpu").save(str(saved))
+    return saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A tiny encoder, its fp32 graph and what the calibration text drives through it."""
+
+    architecture: Architecture
+    source: SourceModel
+    fp32: OnnxModel
+    texts: Sequence[str]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.source.assets, max_length=self.source.max_length)
+
+    def groups(self, graph: ir.Model) -> list[GemmGroup]:
+        return add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
+
+    def observe(self, graph: ir.Model, groups: Sequence[GemmGroup]) -> Mapping[str, Activation]:
+        batches = unpadded_batches(self.tokenizer, self.tokenizer.rows(self.texts))
+        return observe(graph, [group.activation for group in groups], batches)
+
+    @cached_property
+    def before(self) -> tuple[ir.Model, list[GemmGroup], Mapping[str, Activation]]:
+        """The graph as exported, with its groups and their statistics."""
+        graph = load_graph(self.fp32)
+        groups = self.groups(graph)
+        return graph, groups, self.observe(graph, groups)
+
+    @cached_property
+    def after(self) -> tuple[ir.Model, list[GemmGroup], list[Activation], Counter[Fold]]:
+        """The smoothed graph, with its groups, the statistics they should have, and the folds."""
+        graph = load_graph(self.fp32)
+        groups, observed = self.groups(graph), self.before[2]
+        smoother = Smoother(graph.graph, groups)
+        smoothed, said = [], []
+        folds: Counter[Fold] = Counter()
+        for group in reversed(groups):
+            seen = observed[group.name]
+            shift = midrange(seen) if smoother.can_shift(group) else np.zeros_like(seen.low)
+            weights = [gemm.weight for gemm in group.gemms]
+            factors = smoothing_factors(seen.magnitude(shift), weights, 0.9)
+            folds[smoother.fold_of(group)] += 1
+            smoothed.append(smoother.smooth(group, shift, factors))
+            said.append(seen.transformed(shift, factors))
+        return graph, smoothed[::-1], said[::-1], folds
+
+
+CASES = [(name, Exporter.torch) for name in ARCHITECTURES]
+CASES += [(name, Exporter.optimum) for name in ("bert", "mpnet", "distilbert", "modernbert")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].value}")
+def encoder(
+    request: pytest.FixtureRequest,
+    word_tokenizer: Any,
+    resolve_dir: Callable[[Path], SourceModel],
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Encoder:
+    """Every architecture by the torch exporter, some by optimum as well."""
+    name, exporter = request.param
+    root = tmp_path_factory.mktemp(name)
+    source = resolve_dir(save_encoder(ARCHITECTURES[name], word_tokenizer, root))
+    return Encoder(
+        architecture=ARCHITECTURES[name],
+        source=source,
+        fp32=export(source, exporter, calibration_texts, root / "export"),
+        texts=calibration_texts,
+    )
+
+
+@pytest.fixture(scope="module")
+def int8(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    """The encoder in int8 with the product's settings."""
+    config = PrecisionConfig(name="int8", type=NumericType.int8)
+    out_dir = tmp_path_factory.mktemp("int8") / "out"
+    return quantize(encoder.fp32, encoder.source, config, encoder.texts, out_dir)
+
+
+@pytest.fixture(scope="module")
+def batch(encoder: Encoder, evaluation_texts: Sequence[str]) -> TokenBatch:
+    """The evaluation texts as one padded batch."""
+    return encoder.tokenizer.pad(encoder.tokenizer.rows(evaluation_texts))
+
+
+def excess(seen: Activation) -> float:
+    """Return how much larger the largest channel is than the median one."""
+    return float(seen.magnitude().max() / np.median(seen.magnitude()))
+
+
+def tokens(graph: ir.Model, batch: TokenBatch, path: Path) -> tuple[FloatArray, FloatArray]:
+    """Return what the last norm gives for every real token, and the embeddings."""
+    norms = [node for node in graph.graph if node.op_type == "LayerNormalization"]
+    graph.graph.outputs.append(norms[-1].outputs[0])
+    try:
+        save_graph(graph, path, precision=NumericType.fp32, source_sha256="")
+    finally:
+        graph.graph.outputs.pop()
+    session = open_session(path)
+    names = [value.name for value in session.get_inputs()]
+    states, embeddings = session.run([norms[-1].outputs[0].name, GRAPH_OUTPUT], batch.feed(names))
+    return states[batch.attention_mask == 1], embeddings
+
+
+def test_every_linear_layer_of_the_encoder_is_found(encoder: Encoder) -> None:
+    """Those that PyTorch runs on token tensors, by their weights."""
+    model = load_sentence_transformer(
+        encoder.source.path, device="cpu", trust_remote_code=False, attention="eager"
+    )
+    expected: list[FloatArray] = []
+
+    def note(module: torch.nn.Linear, inputs: tuple[torch.Tensor], _: torch.Tensor) -> None:
+        if inputs[0].dim() == 3:  # of BERT's pooler, which nothing reads, it is 2
+            expected.append(module.weight.detach().numpy().T)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(note)
+    with torch.inference_mode():
+        model(model.preprocess(["a text"]))
+    found = [gemm.weight for group in encoder.before[1] for gemm in group.gemms]
+    assert len(found) == len(expected) >= 4 * LAYERS
+    for weight, module_weight in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(weight, module_weight)
+
+
+def test_every_fold_is_recognized(encoder: Encoder) -> None:
+    assert encoder.after[3] == encoder.architecture.folds
+
+
+def test_smoothing_leaves_the_fp32_function_unchanged_token_by_token(
+    encoder: Encoder, batch: TokenBatch, tmp_path: Path
+) -> None:
+    before = tokens(load_graph(encoder.fp32), batch, tmp_path / "before.onnx")
+    after = tokens(encoder.after[0], batch, tmp_path / "after.onnx")
+    for expected, observed in zip(before, after, strict=True):
+        assert row_cosines(expected, observed).min() >= 0.99999
+        np.testing.assert_allclose(observed, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_outliers_are_gone_from_every_group(encoder: Encoder) -> None:
+    graph, groups, said, _ = encoder.after
+    measured = encoder.observe(graph, groups)
+    assert min(excess(seen) for seen in encoder.before[2].values()) > 5
+    for group, expected in zip(groups, said, strict=True):
+        seen = measured[group.name]
+        assert excess(seen) < 3, group.name
+        reach = float(expected.magnitude().max())
+        np.testing.assert_allclose(seen.low, expected.low, atol=1e-2 * reach)
+        np.testing.assert_allclose(seen.high, expected.high, atol=1e-2 * reach)
+
+
+def test_int8_recovers_what_outliers_wreck(
+    encoder: Encoder, int8: Graphs, batch: TokenBatch, tmp_path: Path
+) -> None:
+    rough, observed = load_graph(encoder.fp32), encoder.before[2]
+    for group in find_gemm_groups(rough.graph):
+        scales = [weight_scales(gemm.weight) for gemm in group.gemms]
+        weights = [
+            (round_nearest(gemm.weight, scale), scale)
+            for gemm, scale in zip(group.gemms, scales, strict=True)
+        ]
+        insert_qdq(rough.graph, group, activation_scale(observed[group.name]), weights)
+    prune(rough)
+    path = tmp_path / "rough.onnx"
+    save_graph(rough, path, precision=NumericType.int8, source_sha256="")
+    reference = OnnxRuntimeEncoder(encoder.fp32.path).encode(batch)
+    without = row_cosines(reference, OnnxRuntimeEncoder(path).encode(batch))
+    for form in (int8.portable, int8.buildable):
+        smoothed = row_cosines(reference, OnnxRuntimeEncoder(form.path).encode(batch))
+        assert smoothed.mean() > 0.999
+        assert smoothed.min() > 0.99
+    assert without.mean() < 0.97
+
+
+def test_the_report_says_where_smoothing_went(encoder: Encoder, int8: Graphs) -> None:
+    said = dict((int8.quantization or {})["smoothing"])
+    gated = encoder.architecture.folds.get(Fold.gated_projection, 0)
+    assert said.pop("not_shifted", 0) == gated
+    assert said == {fold.value: count for fold, count in encoder.architecture.folds.items()}
+
+
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize(
+    "encoder",
+    [(name, Exporter.torch) for name in ("mpnet", "distilbert", "modernbert")],
+    indirect=True,
+    ids=lambda case: case[0],
+)
+def test_tensorrt_rtx_builds_the_int8_graph(encoder: Encoder, int8: Graphs, tmp_path: Path) -> None:
+    config = EngineConfig()
+    profiles = make_profiles(config, max_length=MAX_LENGTH)[:1]
+    engine = build(int8.buildable, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
+    assert engine.path.stat().st_size > 0
+    assert engine.layer_types["int8"] > 0
