@@ -155,6 +155,7 @@ def _expand_gemm(graph: ir.Graph, node: ir.Node) -> None:
     for part, suffix in zip(made, ("matmul", *["add"] * bool(rest), "flatten"), strict=True):
         part.name = part.outputs[0].name = f"{name}.{suffix}"
     insert_before(graph, node, made)
+    made[-1].outputs[0].name, output.name = output.name, None
     output.replace_all_uses_with(made[-1].outputs[0], replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
@@ -174,7 +175,8 @@ def _with_bias(graph: ir.Graph, gemm: Gemm) -> Gemm:
     zeros = add_initializer(graph, name, np.zeros(gemm.weight.shape[1], np.float32))
     add = ir.node("Add", [product, zeros], name=f"{name}.add")
     biased = add.outputs[0]
-    biased.name, biased.type, biased.shape = f"{name}.added", product.type, product.shape
+    biased.name, biased.type, biased.shape = product.name, product.type, product.shape
+    product.name = f"{gemm.name}.unbiased"
     product.replace_all_uses_with(biased, replace_graph_outputs=True)
     add.replace_input_with(0, product)
     graph.insert_after(gemm.node, add)
