@@ -6,6 +6,7 @@ same are brought to this one first (``canonicalize_gemms``, part of export). Att
 (two computed inputs) and embedding lookups are not linear GEMMs.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -78,6 +79,7 @@ def find_gemm_groups(graph: ir.Graph) -> list[GemmGroup]:
     vector a sentence is not worth quantizing.
     """
     groups: dict[ir.Value, list[Gemm]] = {}
+    names: Counter[str] = Counter()  # layers may share their parameters, and so their names
     for node in graph:
         if node.op_type != "MatMul" or node.domain != "":
             continue
@@ -93,6 +95,9 @@ def find_gemm_groups(graph: ir.Graph) -> list[GemmGroup]:
             continue
         bias = _bias_of(node)
         name = _name(bias, node)
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}.{names[name]}"
         groups.setdefault(activation, []).append(Gemm(name=name, node=node, bias=bias))
     return [GemmGroup(activation=a, gemms=tuple(g)) for a, g in groups.items()]
 

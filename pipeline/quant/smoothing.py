@@ -14,6 +14,7 @@ they add. Elsewhere (behind GELU) it is one explicit Mul and Add, which TensorRT
 before.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -223,10 +224,9 @@ def _replace(graph: ir.Graph, node: ir.Node, index: int, array: npt.NDArray[Any]
     old = node.inputs[index]
     assert old is not None
     assert old.name is not None
-    base, _, version = old.name.rpartition("~")
-    name = f"{base}~{int(version) + 1}" if base else f"{old.name}~1"
-    while name in graph.initializers:
-        name += "'"
+    base = old.name.partition("~")[0]
+    names = (f"{base}~{version}" for version in itertools.count(1))
+    name = next(name for name in names if name not in graph.initializers)
     node.replace_input_with(index, add_initializer(graph, name, array.astype(np.float32)))
     if not old.uses():
         del graph.initializers[old.name]

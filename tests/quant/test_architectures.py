@@ -397,7 +397,7 @@ def test_int8_recovers_what_outliers_wreck(
     without = row_cosines(reference, OnnxRuntimeEncoder(path).encode(batch))
     for form in (int8.portable, int8.buildable):
         smoothed = row_cosines(reference, OnnxRuntimeEncoder(form.path).encode(batch))
-        assert smoothed.mean() > 0.999
+        assert smoothed.mean() > 0.9998
         assert smoothed.min() > 0.99
     assert without.mean() < 0.97
 

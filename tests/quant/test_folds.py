@@ -166,6 +166,22 @@ def test_a_fold_is_recognized_and_changes_nothing(text: str, fold: Fold, can_shi
     assert bool(multiplied) == (fold is Fold.explicit)
 
 
+def test_parameters_that_layers_share_are_smoothed_apart() -> None:
+    layer = (
+        "n{1} = LayerNormalization({0}, scale, offset) g{1} = MatMul(n{1}, w) c{1} = Add(g{1}, b)"
+    )
+    layers = [layer.format(*ends) for ends in (("x", 1), ("c1", 2), ("c2", 3))]
+    model = parse(" ".join([*layers, "out = Relu(c3)"]))
+    expected = run(model)
+    groups = find_gemm_groups(model.graph)
+    smoother = Smoother(model.graph, groups)
+    random = np.random.default_rng(2)
+    for group in groups * 2:
+        shift = random.normal(size=4).astype(np.float32)
+        smoother.smooth(group, shift, random.uniform(0.1, 10, size=4).astype(np.float32))
+    np.testing.assert_allclose(run(model), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_tensor_that_leaves_the_graph_is_smoothed_explicitly() -> None:
     for name in ("norm", "value projection"):
         model = parse(CASES[name][0])

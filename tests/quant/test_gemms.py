@@ -154,6 +154,15 @@ def test_missing_biases_are_zeros_that_change_nothing() -> None:
     np.testing.assert_array_equal(run(model), expected)
 
 
+def test_gemms_that_share_their_parameters_have_names_of_their_own() -> None:
+    model = parse(
+        "a = MatMul(x, w) b = Add(a, bias) c = Relu(b) d = MatMul(c, w) out = Add(d, bias)"
+    )
+    model.graph.initializers["bias"].name = "dense.bias"
+    names = [gemm.name for group in find_gemm_groups(model.graph) for gemm in group.gemms]
+    assert names == ["dense", "dense.2"]
+
+
 def parse(text: str) -> ir.Model:
     """Return a graph ``x -> out`` with the shapes of its tensors."""
     proto = onnx.parser.parse_model(
