@@ -40,6 +40,14 @@ class Rounding(StrEnum):
     nearest = "nearest"
 
 
+class ScaleMethod(StrEnum):
+    """How the step of an int8 activation is found."""
+
+    max = "max"
+    percentile = "percentile"
+    mse = "mse"
+
+
 class HighPrecision(StrEnum):
     """What an int8 engine computes in outside its int8 GEMMs."""
 
@@ -88,17 +96,30 @@ class ModelConfig:
 
 
 @dataclass
+class TargetConfig:
+    """The agreement that int8 has to reach on held-back text; GEMMs are left out until it does."""
+
+    cosine_mean: float | None = None
+
+
+@dataclass
 class PrecisionConfig:
     """What the GEMMs compute in, and how int8 gets there."""
 
     name: str = MISSING
     type: NumericType = MISSING
-    smoothing_alpha: float = 0.9
+    calibration_sentences: int = 1024
+    held_back: float = 0.2
+    split_share: float = 0.02
+    smoothing_alphas: list[float] = field(default_factory=lambda: [0.9])
     shift: bool = True
+    activation_scales: list[ScaleMethod] = field(default_factory=lambda: [ScaleMethod.max])
     rounding: Rounding = Rounding.gptq
     bias_correction: bool = True
+    reconstruction_steps: int = 0
+    quantize_attention: bool = False
     high_precision: HighPrecision = HighPrecision.fp16
-    calibration_sentences: int = 1024
+    target: TargetConfig = field(default_factory=TargetConfig)
 
 
 @dataclass

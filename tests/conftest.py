@@ -194,7 +194,7 @@ def quantize_tiny(
     from pipeline.stages.quantize import quantize
 
     def run(model: OnnxModel, source: SourceModel, alpha: float = 0.9) -> Graphs:
-        config = PrecisionConfig(name="int8", type=NumericType.int8, smoothing_alpha=alpha)
+        config = PrecisionConfig(name="int8", type=NumericType.int8, smoothing_alphas=[alpha])
         out_dir = tmp_path_factory.mktemp("quantize") / "out"
         return quantize(model, source, config, calibration_texts, out_dir)
 

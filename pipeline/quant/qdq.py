@@ -4,51 +4,68 @@ Explicit quantization as TensorRT's developer guide asks for it ("Working with Q
 one Q/DQ pair on the tensor a group reads, int8 weights behind a per-channel DequantizeLinear.
 """
 
+from collections.abc import Collection
+
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph import add_initializer, constant, insert_before
-from pipeline.quant.gemms import FloatArray, GemmGroup
+from pipeline.quant.quantized import QuantizedGroup
+from pipeline.quant.smoothing import add_to_bias
 
 UNSIGNED_ZERO_POINT = np.uint8(128)
 
 
-def insert_qdq(
-    graph: ir.Graph,
-    group: GemmGroup,
-    scale: np.float32,
-    weights: list[tuple[npt.NDArray[np.int8], FloatArray]],
-) -> None:
-    """Quantize in place: the group's tensor with ``scale``, each GEMM with (int8, scales)."""
-    name = group.name
-    scale_value = add_initializer(graph, f"{name}.scale", np.array(scale, np.float32))
-    zero = add_initializer(graph, f"{name}.zero_point", np.array(0, np.int8))
-    quantize = ir.node(
-        "QuantizeLinear", [group.activation, scale_value, zero], name=f"{name}.quantize"
+def insert_qdq(graph: ir.Graph, quantized: QuantizedGroup, int8: Collection[str]) -> None:
+    """Quantize a group in place: the tensor it reads and the GEMMs that are named in ``int8``.
+
+    The bias takes up what rounding took from the mean output. The other GEMMs of the group go on
+    reading the tensor as it is.
+    """
+    wanted = [part for part in quantized.gemms if part.gemm.name in int8]
+    if not wanted:
+        return
+    group = quantized.group
+    first = next(part.gemm.node for part in wanted)
+    rounded = insert_activation_qdq(
+        graph, group.activation, quantized.step, before=first, name=group.name
     )
-    _type(quantize, f"{name}.quantized", ir.DataType.INT8, group.activation.shape)
-    dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], scale_value, zero], name=f"{name}.dequantize"
-    )
-    _type(dequantize, f"{name}.dequantized", ir.DataType.FLOAT, group.activation.shape)
-    insert_before(graph, group.gemms[0].node, [quantize, dequantize])
-    for gemm, (integers, scales) in zip(group.gemms, weights, strict=True):
+    for part in wanted:
+        gemm = part.gemm
         old = gemm.node.inputs[1]
         assert old is not None
         stem = f"{gemm.name}.weight"
         inputs = [
-            add_initializer(graph, f"{stem}.int8", integers),
-            add_initializer(graph, f"{stem}.scale", scales),
-            add_initializer(graph, f"{stem}.zero_point", np.zeros(len(scales), np.int8)),
+            add_initializer(graph, f"{stem}.int8", part.integers),
+            add_initializer(graph, f"{stem}.scale", part.scales),
+            add_initializer(graph, f"{stem}.zero_point", np.zeros(len(part.scales), np.int8)),
         ]
         weight = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{stem}.dequantize")
-        _type(weight, f"{stem}.dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape))
+        shape = ir.Shape(part.integers.shape)
+        _type(weight, f"{stem}.dequantized", ir.DataType.FLOAT, shape)
         graph.insert_before(gemm.node, weight)
-        gemm.node.replace_input_with(0, dequantize.outputs[0])
+        gemm.node.replace_input_with(0, rounded)
         gemm.node.replace_input_with(1, weight.outputs[0])
         if not old.uses() and old.name is not None:
             graph.initializers.pop(old.name, None)
+        if gemm.bias is not None:
+            add_to_bias(graph, gemm, part.bias_delta)
+
+
+def insert_activation_qdq(
+    graph: ir.Graph, value: ir.Value, scale: np.float32, *, before: ir.Node, name: str
+) -> ir.Value:
+    """Insert a Q/DQ pair behind ``value``, in front of a node, and return what it gives."""
+    scale_value = add_initializer(graph, f"{name}.scale", np.array(scale, np.float32))
+    zero = add_initializer(graph, f"{name}.zero_point", np.array(0, np.int8))
+    quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{name}.quantize")
+    _type(quantize, f"{name}.quantized", ir.DataType.INT8, value.shape)
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], scale_value, zero], name=f"{name}.dequantize"
+    )
+    _type(dequantize, f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
+    insert_before(graph, before, [quantize, dequantize])
+    return dequantize.outputs[0]
 
 
 def _type(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:

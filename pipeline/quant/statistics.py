@@ -1,8 +1,8 @@
 """Watch what flows into each GEMM: ranges and second moments over real tokens.
 
 Batches hold sentences of one length each, so there is no padding to pollute a range. Memory is
-bounded by one batch and one ``[channels, channels]`` matrix a tensor, whatever the size of the
-calibration set.
+bounded by one batch, one ``[channels, channels]`` matrix and a sample of tokens a tensor, whatever
+the size of the calibration set.
 """
 
 import tempfile
@@ -24,13 +24,17 @@ DoubleArray = npt.NDArray[np.float64]
 MAX_TOKENS = 2048
 """Tokens a calibration batch holds at most; bounds memory at any calibration size."""
 
+SAMPLED_TOKENS = 1024
+"""Tokens of each tensor that are kept as they are, drawn at random over the whole set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:
     """What a tensor's last axis looked like over ``tokens`` tokens.
 
     ``low``, ``high`` and ``mean`` are ``[channels]``; ``moment`` is the mean of ``x xᵀ`` (not
-    centred), ``[channels, channels]``.
+    centred), ``[channels, channels]``; ``sample`` is ``[<= 1024, channels]``, the same tokens of
+    every tensor.
     """
 
     tokens: int
@@ -38,6 +42,7 @@ class Activation:
     high: FloatArray
     mean: DoubleArray
     moment: DoubleArray
+    sample: FloatArray
 
     def magnitude(self, shift: FloatArray | float = 0.0) -> FloatArray:
         """Return the largest absolute value of each channel of ``x - shift``."""
@@ -60,6 +65,18 @@ class Activation:
             high=(self.high - shift) / factors,
             mean=(self.mean - z) / s,
             moment=moment,
+            sample=(self.sample - shift) / factors,
+        )
+
+    def taken(self, channels: npt.NDArray[np.int64]) -> "Activation":
+        """Return the statistics of ``x[..., channels]``."""
+        return Activation(
+            tokens=self.tokens,
+            low=self.low[channels],
+            high=self.high[channels],
+            mean=self.mean[channels],
+            moment=self.moment[np.ix_(channels, channels)],
+            sample=self.sample[:, channels],
         )
 
 
@@ -121,6 +138,9 @@ class _Sum:
         self._first = np.zeros(channels)
         self._second = np.zeros((channels, channels))
         self._rows: list[FloatArray] = []
+        self._random = np.random.default_rng(0)
+        self._sample = np.empty((0, channels), np.float32)
+        self._draws = np.empty(0)
 
     def add(self, flat: FloatArray) -> None:
         np.minimum(self._low, flat.min(axis=0), out=self._low)
@@ -135,9 +155,20 @@ class _Sum:
         self._tokens += len(rows)
         self._first += rows.sum(axis=0, dtype=np.float64)
         self._second += rows.T @ rows
+        draws = np.concatenate([self._draws, self._random.random(len(rows))])
+        kept = np.argsort(draws)[:SAMPLED_TOKENS]
+        self._sample = np.concatenate([self._sample, rows])[kept]
+        self._draws = draws[kept]
 
     def result(self) -> Activation:
         if self._rows:
             self._flush()
         n = self._tokens
-        return Activation(n, self._low, self._high, self._first / n, self._second / n)
+        return Activation(
+            tokens=n,
+            low=self._low,
+            high=self._high,
+            mean=self._first / n,
+            moment=self._second / n,
+            sample=self._sample,
+        )

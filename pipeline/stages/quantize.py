@@ -3,35 +3,35 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import HighPrecision, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.datasets import spread
-from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import load_graph, prune, save_graph
-from pipeline.half import cast_to_half, find_wide_tensors, refuse_subgraphs
+from pipeline.half import find_wide_tensors
 from pipeline.progress import track
-from pipeline.quant.bias_correction import bias_correction
-from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.quant.qdq import insert_qdq, to_unsigned_activations
-from pipeline.quant.rounding import round_gptq, round_nearest
-from pipeline.quant.scales import activation_scale, weight_scales
-from pipeline.quant.smoothing import Smoother, add_to_bias, midrange, smoothing_factors
-from pipeline.quant.statistics import (
-    MAX_TOKENS,
-    Activation,
-    observe,
-    unpadded_batches,
+from pipeline.quant.attention import (
+    MAX_SEQUENCE,
+    AttentionGemm,
+    find_attention_gemms,
+    insert_attention_qdq,
+    scale_attention,
 )
-from pipeline.tokens import Tokenizer, TokenRow, by_exact_length
+from pipeline.quant.conditioning import Conditioned, condition
+from pipeline.quant.forms import probe, worst_cosine, write_forms
+from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
+from pipeline.quant.qdq import insert_qdq
+from pipeline.quant.quantized import QuantizedGroup, output_errors, quantize_group
+from pipeline.quant.statistics import MAX_TOKENS, observe, unpadded_batches
+from pipeline.tokens import Tokenizer, TokenRow, by_exact_length, by_length
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,29 @@ MIN_TWIN_COSINE = 0.995
 steps to the other one, so they are not equal; a graph that is broken is far off."""
 
 MIN_FOLD_COSINE = 0.99999
-"""Smoothing must leave the fp32 function unchanged to this cosine."""
+"""Splitting and smoothing must leave the fp32 function unchanged to this cosine."""
+
+_JUDGED_ROWS = 128
+"""Held-back texts that reconstruction and search embed again and again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calibration:
+    """The tokenized text: ``fitted`` gives ranges and weights, ``held`` decides between choices."""
+
+    texts: Sequence[str]
+    tokenizer: Tokenizer
+    fitted: Sequence[TokenRow]
+    held: Sequence[TokenRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refined:
+    """Which GEMMs stay in int8, and what reconstruction and search measured on the way."""
+
+    int8: Collection[str]
+    losses: dict[str, float]
+    measured: dict[str, Any]
 
 
 def quantize(
@@ -53,54 +75,93 @@ def quantize(
     """Return the int8 graphs of a model, calibrated on ``texts``.
 
     Raises:
-        ConfigError: a smoothing strength outside 0 to 1.
-        QuantizeError: no text, no linear GEMM, NaN in an activation, a smoothing fold that changed
-            what the graph computes, or a form for TensorRT that differs from ``model.onnx``.
+        ConfigError: a setting out of range.
+        QuantizeError: no text, no linear GEMM, NaN in an activation, a fold that changed what the
+            graph computes, an operator that reconstruction does not know, or a form for TensorRT
+            that differs from ``model.onnx``.
     """
     check_quantize(config)
     if not texts:
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
-    texts = spread(texts, config.calibration_sentences)
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows([source.prefix + text for text in texts])
+    text = _tokenize(source, config, texts)
+    batch = probe(text.tokenizer, text.fitted)
     graph = load_graph(model)
     groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
     if not groups:
         raise QuantizeError(
             f"{source.name}: no MatMul with a constant weight in the graph; use precision=fp16"
         )
-    observed = observe(
-        graph,
-        [group.activation for group in groups],
-        track(
-            unpadded_batches(tokenizer, rows),
-            "calibrate",
-            total=len(by_exact_length(rows, max_tokens=MAX_TOKENS)),
-        ),
+    tensors = [group.activation for group in groups]
+    fitted, held = (
+        observe(
+            graph,
+            tensors,
+            track(
+                unpadded_batches(text.tokenizer, rows),
+                description,
+                total=len(by_exact_length(rows, max_tokens=MAX_TOKENS)),
+            ),
+        )
+        for rows, description in ((text.fitted, "calibrate"), (text.held, "held back"))
     )
-    smoothed, folds = _smooth(graph, groups, observed, config)
-    _check_fold(model, graph, source, tokenizer, rows, out_dir)
+    conditioned = condition(graph.graph, groups, fitted, held, config)
+    path = out_dir / "smoothed.onnx"
+    smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
+    fold = worst_cosine(model, smoothed, batch)
+    for file in out_dir.glob("smoothed.onnx*"):
+        file.unlink()
+    if not fold >= MIN_FOLD_COSINE:
+        raise QuantizeError(
+            f"{source.name}: smoothing changed the fp32 function (cosine {fold:.6f}, expected at "
+            f"least {MIN_FOLD_COSINE}); set precision.smoothing_alphas=[0.5]"
+        )
+    attention = _scale_attention(graph, source, config, text)
     half = config.high_precision is HighPrecision.fp16
-    wide = find_wide_tensors(graph, source, texts) if half else []
-    for group, seen in track(smoothed, "round weights", total=len(smoothed)):
-        _quantize_group(graph, group, seen, config)
+    wide = find_wide_tensors(graph, source, text.texts) if half else []
+    quantized = [
+        quantize_group(
+            item.group,
+            item.fitted,
+            item.step,
+            rounding=config.rounding,
+            correct_bias=config.bias_correction,
+        )
+        for item in track(conditioned, "round weights", total=len(conditioned))
+    ]
+    refined = _refine(graph.graph, quantized, attention, config, text)
+    table = _list_gemms(conditioned, quantized, refined)
+    for group in quantized:
+        insert_qdq(graph.graph, group, refined.int8)
+    insert_attention_qdq(graph.graph, attention)
     prune(graph)
-    unsigned, signed = _write_forms(graph, model, config, wide, out_dir)
-    twin = _check_twin(unsigned, signed, source, config, tokenizer, rows)
-    gemms = sum(len(group.gemms) for group in groups)
+    unsigned, signed = write_forms(graph, model, config.high_precision, wide, out_dir)
+    twin = worst_cosine(unsigned, signed, batch)
+    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", twin)
+    if not twin >= MIN_TWIN_COSINE:
+        raise QuantizeError(
+            f"{source.name}: with precision.high_precision={config.high_precision} the graph for "
+            f"TensorRT differs from model.onnx: cosine {twin:.6f}, expected at least "
+            f"{MIN_TWIN_COSINE}; set precision.high_precision=fp32"
+        )
+    folds = Counter(item.fold for item in conditioned)
+    folds["not_shifted"] = sum(config.shift and not item.shifted for item in conditioned)
     return Graphs(
         portable=unsigned,
         buildable=signed,
         quantization={
-            "gemms": gemms,
-            "gemms_int8": gemms,
+            "gemms": len(table),
+            "gemms_int8": len(refined.int8),
+            "attention_gemms_int8": len(attention),
             "method": _describe_method(config),
             "scheme": "W8A8 symmetric, weights per output channel, activations per tensor, static",
             "high_precision": {"model.onnx": "fp32", "engines": config.high_precision.value},
             "engine_graph_worst_cosine_to_model_onnx": twin,
-            "smoothing": folds,
-            "calibration": _describe_calibration(texts, rows),
+            "smoothing": dict(sorted((+folds).items())),
+            "split_channels_added": sum(item.copies_added for item in conditioned),
+            "calibration": _describe_calibration(text),
+            "gemm_list": table,
+            **refined.measured,
         },
     )
 
@@ -111,153 +172,153 @@ def check_quantize(config: PrecisionConfig) -> None:
     Raises:
         ConfigError: see the messages.
     """
-    if not 0 <= config.smoothing_alpha <= 1:
-        raise ConfigError(f"precision.smoothing_alpha={config.smoothing_alpha}: expected 0 to 1")
+    alphas = config.smoothing_alphas
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ConfigError(f"precision.smoothing_alphas={alphas}: expected numbers from 0 to 1")
+    if not config.activation_scales:
+        raise ConfigError("precision.activation_scales=[]: expected max, percentile or mse")
     if config.calibration_sentences < 1:
         raise ConfigError(
             f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
         )
+    if config.reconstruction_steps < 0:
+        raise ConfigError(
+            f"precision.reconstruction_steps={config.reconstruction_steps}: expected 0 or more"
+        )
+    for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
+        if not 0 <= value <= 0.5:
+            raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
+    target = config.target.cosine_mean
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(
+            f"precision.target.cosine_mean={target}: expected more than 0 and less than 1"
+        )
 
 
-def _smooth(
-    graph: ir.Model,
-    groups: Sequence[GemmGroup],
-    observed: Mapping[str, Activation],
+def _tokenize(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]) -> _Calibration:
+    """Choose the text, and hold a part of it back, spread over its kinds."""
+    texts = spread(texts, config.calibration_sentences)
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    rows = tokenizer.rows([source.prefix + text for text in texts])
+    count = int(len(rows) * config.held_back)
+    held = set(spread(range(len(rows)), count)) if count else set()
+    return _Calibration(
+        texts=texts,
+        tokenizer=tokenizer,
+        fitted=[row for i, row in enumerate(rows) if i not in held],
+        held=[rows[i] for i in sorted(held)] or rows,
+    )
+
+
+def _scale_attention(
+    graph: ir.Model, source: SourceModel, config: PrecisionConfig, text: _Calibration
+) -> list[AttentionGemm]:
+    if not config.quantize_attention:
+        return []
+    if source.max_length > MAX_SEQUENCE:
+        raise ConfigError(
+            f"precision.quantize_attention=true: {source.name} takes {source.max_length} tokens "
+            f"and TensorRT fuses int8 attention up to {MAX_SEQUENCE} only, beyond that it is "
+            f"slower than fp16; set it to false, or model.max_length={MAX_SEQUENCE}"
+        )
+    nodes = find_attention_gemms(graph.graph)
+    if not nodes:
+        raise QuantizeError(
+            f"{source.name}: no attention GEMM found in the graph; set "
+            "precision.quantize_attention=false"
+        )
+    return scale_attention(graph, nodes, unpadded_batches(text.tokenizer, text.fitted))
+
+
+def _refine(
+    graph: ir.Graph,
+    quantized: Sequence[QuantizedGroup],
+    attention: Sequence[AttentionGemm],
     config: PrecisionConfig,
-) -> tuple[list[tuple[GemmGroup, Activation]], dict[str, int]]:
-    """Smooth every group, last one first: a value projection is scaled before it is read.
+    text: _Calibration,
+) -> _Refined:
+    """Reconstruct and search, as far as asked for, both judged on the text held back."""
+    names = [part.gemm.name for group in quantized for part in group.gemms]
+    target, steps = config.target.cosine_mean, config.reconstruction_steps
+    if target is None and not steps:
+        return _Refined(int8=names, losses={}, measured={})
+    from pipeline.quant.reconstruction import reconstruct
+    from pipeline.quant.sensitivity import cosine_losses, search
+    from pipeline.quant.simulation import Judge, Simulation
 
-    Returns the groups with the statistics they have now, and how many folds of each kind.
-    """
-    smoother = Smoother(graph.graph, groups)
-    smoothed = []
-    folds: Counter[str] = Counter()
-    for group in reversed(groups):
-        seen = observed[group.name]
-        shifts = config.shift and smoother.can_shift(group)
-        folds["not_shifted"] += config.shift and not shifts
-        shift = midrange(seen) if shifts else np.zeros_like(seen.low)
-        weights = [gemm.weight for gemm in group.gemms]
-        factors = smoothing_factors(seen.magnitude(shift), weights, config.smoothing_alpha)
-        folds[smoother.fold_of(group).value] += 1
-        smoothed.append((smoother.smooth(group, shift, factors), seen.transformed(shift, factors)))
-    log.info("smoothed %d tensors: %s", len(groups), dict(+folds))
-    return smoothed[::-1], dict(sorted((+folds).items()))
+    simulation = Simulation(graph, quantized, attention)
+    rows = spread(text.held, _JUDGED_ROWS)
+    judge = Judge(
+        simulation, [text.tokenizer.pad([rows[i] for i in ix]) for ix in by_length(rows, 32)]
+    )
+    measured: dict[str, Any] = {}
+    if steps:
+        before, after = reconstruct(simulation, text.fitted, judge, text.tokenizer, steps)
+        measured["reconstruction"] = {
+            "steps": steps,
+            "held_back_cosine_mean": {"before": before, "after": after},
+        }
+    if target is None:
+        return _Refined(int8=names, losses={}, measured=measured)
+    losses = cosine_losses(judge, names)
+    int8, reached = search(judge, losses, target)
+    measured["target"] = {"cosine_mean": target, "held_back_cosine_mean": reached}
+    return _Refined(int8=int8, losses=dict(losses), measured=measured)
 
 
-def _quantize_group(
-    graph: ir.Model, group: GemmGroup, seen: Activation, config: PrecisionConfig
-) -> None:
-    """Round the weights of a group together (they read the same tensor) and insert Q/DQ."""
-    step = activation_scale(seen)
-    joined = np.concatenate([gemm.weight for gemm in group.gemms], axis=1)
-    scales = weight_scales(joined)
-    if config.rounding is Rounding.gptq:
-        integers = round_gptq(joined, scales, seen.covariance, noise=float(step) ** 2 / 12)
-    else:
-        integers = round_nearest(joined, scales)
-    cuts = np.cumsum([gemm.weight.shape[1] for gemm in group.gemms])[:-1]
-    if config.bias_correction:
-        deltas = np.split(bias_correction(seen.mean, joined, integers, scales), cuts)
-        for gemm, delta in zip(group.gemms, deltas, strict=True):
-            if gemm.bias is not None:
-                add_to_bias(graph.graph, gemm, delta)
-    weights = zip(np.split(integers, cuts, axis=1), np.split(scales, cuts), strict=True)
-    insert_qdq(graph.graph, group, step, list(weights))
+def _list_gemms(
+    conditioned: Sequence[Conditioned], quantized: Sequence[QuantizedGroup], refined: _Refined
+) -> list[dict[str, Any]]:
+    """Describe every GEMM: how it was quantized, how sensitive it is, why it stayed or left."""
+    table = []
+    for item, group in zip(conditioned, quantized, strict=True):
+        errors = output_errors(group, item.held)
+        for part, error in zip(group.gemms, errors, strict=True):
+            name = part.gemm.name
+            row: dict[str, Any] = {
+                "name": name,
+                "shape": list(part.integers.shape),
+                "int8": name in refined.int8,
+                "smoothing": item.fold,
+                "alpha": item.alpha,
+                "activation_scale": item.scale_method,
+                "channels_added": item.copies_added,
+                "output_error": error,
+            }
+            if refined.losses:
+                row["cosine_loss"] = refined.losses[name]
+                row["reason"] = (
+                    "the target holds with it in int8"
+                    if row["int8"]
+                    else "the target does not hold with it in int8"
+                )
+            table.append(row)
+    return table
 
 
 def _describe_method(config: PrecisionConfig) -> str:
+    alphas = ", ".join(f"{alpha:g}" for alpha in config.smoothing_alphas)
+    steps = config.reconstruction_steps
     parts = [
-        f"SmoothQuant (alpha {config.smoothing_alpha})",
+        "outlier channel splitting" if config.split_share else None,
+        f"SmoothQuant (alpha {alphas})",
         "shift to midrange" if config.shift else None,
-        "max scales",
+        f"{', '.join(config.activation_scales)} activation scales",
         "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
         "bias correction" if config.bias_correction else None,
+        f"reconstruction ({steps} steps)" if steps else None,
     ]
     return ", ".join(part for part in parts if part)
 
 
-def _write_forms(
-    graph: ir.Model, model: OnnxModel, config: PrecisionConfig, wide: Sequence[str], out_dir: Path
-) -> tuple[OnnxModel, OnnxModel]:
-    """Write the Q/DQ graph as ONNX Runtime wants it and as TensorRT does; the scales are the same.
-
-    Returns uint8 activations in fp32, and int8 activations in ``high_precision``.
-    """
-    kind, path = NumericType.int8, out_dir / "model.signed.onnx"
-    signed = save_graph(graph, path, precision=kind, source_sha256=model.sha256)
-    if config.high_precision is HighPrecision.fp16:
-        half = load_graph(signed)
-        refuse_subgraphs(half)
-        cast_to_half(half, wide)
-        signed = save_graph(half, path, precision=kind, source_sha256=model.sha256)
-    to_unsigned_activations(graph.graph)
-    unsigned = save_graph(graph, out_dir / "model.onnx", precision=kind, source_sha256=model.sha256)
-    return unsigned, signed
-
-
-def _check_twin(
-    unsigned: OnnxModel,
-    signed: OnnxModel,
-    source: SourceModel,
-    config: PrecisionConfig,
-    tokenizer: Tokenizer,
-    rows: Sequence[TokenRow],
-) -> float:
-    """Return how well the two forms agree: the lowest cosine.
-
-    Raises:
-        QuantizeError: below ``MIN_TWIN_COSINE``.
-    """
-    twin = _compare(unsigned, signed, tokenizer, rows)
-    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", twin)
-    if not twin >= MIN_TWIN_COSINE:
-        raise QuantizeError(
-            f"{source.name}: with precision.high_precision={config.high_precision} the graph for "
-            f"TensorRT differs from model.onnx: cosine {twin:.6f}, expected at least "
-            f"{MIN_TWIN_COSINE}; set precision.high_precision=fp32"
-        )
-    return twin
-
-
-def _check_fold(
-    model: OnnxModel,
-    graph: ir.Model,
-    source: SourceModel,
-    tokenizer: Tokenizer,
-    rows: Sequence[TokenRow],
-    out_dir: Path,
-) -> None:
-    """Compare the smoothed fp32 graph with the one it came from.
-
-    Raises:
-        QuantizeError: a cosine below ``MIN_FOLD_COSINE``.
-    """
-    path = out_dir / "smoothed.onnx"
-    smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
-    worst = _compare(model, smoothed, tokenizer, rows)
-    for file in out_dir.glob("smoothed.onnx*"):
-        file.unlink()
-    if not worst >= MIN_FOLD_COSINE:
-        raise QuantizeError(
-            f"{source.name}: smoothing changed the fp32 function (cosine {worst:.6f}, expected at "
-            f"least {MIN_FOLD_COSINE}); set precision.smoothing_alpha closer to 0.5"
-        )
-
-
-def _compare(a: OnnxModel, b: OnnxModel, tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> float:
-    """Return the lowest cosine between two graphs' embeddings of sixteen texts in one batch."""
-    batch = tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
-    first, second = (OnnxRuntimeEncoder(model.path).encode(batch) for model in (a, b))
-    return float(row_cosines(first, second).min())
-
-
-def _describe_calibration(texts: Sequence[str], rows: Sequence[TokenRow]) -> dict[str, Any]:
-    lengths = np.array([len(row.ids) for row in rows])
+def _describe_calibration(text: _Calibration) -> dict[str, Any]:
+    held = text.held if len(text.held) + len(text.fitted) == len(text.texts) else []
+    lengths = np.array([len(row.ids) for row in (*text.fitted, *held)])
     return {
-        "sentences": len(texts),
+        "sentences": len(text.texts),
+        "held_back": len(held),
         "tokens": int(lengths.sum()),
-        "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        "sha256": hashlib.sha256("\n".join(text.texts).encode()).hexdigest(),
         "length_tokens": {
             "min": int(lengths.min()),
             "median": float(np.median(lengths)),

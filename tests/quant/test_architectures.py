@@ -21,7 +21,7 @@ from architectures import (
 )
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig
+from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
 from pipeline.datasets import Dataset
 from pipeline.engines.gpu import is_installed
@@ -31,8 +31,8 @@ from pipeline.graph import load_graph, prune, save_graph
 from pipeline.quant.folds import Fold
 from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
-from pipeline.quant.rounding import round_nearest
-from pipeline.quant.scales import activation_scale, weight_scales
+from pipeline.quant.quantized import quantize_group
+from pipeline.quant.scales import activation_scale
 from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.stages.build import build, make_profiles
@@ -201,12 +201,15 @@ def test_int8_recovers_what_outliers_wreck(
 ) -> None:
     rough, observed = load_graph(encoder.fp32), encoder.before[2]
     for group in find_gemm_groups(rough.graph):
-        scales = [weight_scales(gemm.weight) for gemm in group.gemms]
-        weights = [
-            (round_nearest(gemm.weight, scale), scale)
-            for gemm, scale in zip(group.gemms, scales, strict=True)
-        ]
-        insert_qdq(rough.graph, group, activation_scale(observed[group.name]), weights)
+        seen = observed[group.name]
+        naive = quantize_group(
+            group,
+            seen,
+            activation_scale(seen),
+            rounding=Rounding.nearest,
+            correct_bias=False,
+        )
+        insert_qdq(rough.graph, naive, [gemm.name for gemm in group.gemms])
     prune(rough)
     path = tmp_path / "rough.onnx"
     save_graph(rough, path, precision=NumericType.int8, source_sha256="")

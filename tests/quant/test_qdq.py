@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -243,16 +244,21 @@ def test_no_more_sentences_are_used_than_configured(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("smoothing_alpha", -0.1),
-        ("smoothing_alpha", 1.1),
-        ("smoothing_alpha", float("nan")),
+        ("smoothing_alphas", [0.9, -0.1]),
+        ("smoothing_alphas", [1.1]),
+        ("smoothing_alphas", [float("nan")]),
+        ("smoothing_alphas", []),
+        ("activation_scales", []),
         ("calibration_sentences", 0),
+        ("held_back", 0.6),
+        ("split_share", -0.1),
+        ("reconstruction_steps", -1),
     ],
 )
-def test_settings_out_of_range_are_config_errors(key: str, value: float, run: Run) -> None:
+def test_settings_out_of_range_are_config_errors(key: str, value: object, run: Run) -> None:
     config = PrecisionConfig(name="int8", type=NumericType.int8)
     setattr(config, key, value)
-    with pytest.raises(ConfigError, match=rf"precision\.{key}={value}"):
+    with pytest.raises(ConfigError, match=re.escape(f"precision.{key}={value}")):
         run(["a text"], config)
 
 

@@ -15,7 +15,14 @@ def f32(values: npt.ArrayLike) -> FloatArray:
 def seen(low: npt.ArrayLike, high: npt.ArrayLike) -> Activation:
     """Return statistics of which only the range matters here."""
     none = np.zeros(0)
-    return Activation(tokens=1, low=f32(low), high=f32(high), mean=none, moment=none)
+    return Activation(
+        tokens=1,
+        low=f32(low),
+        high=f32(high),
+        mean=none,
+        moment=none,
+        sample=none.astype(np.float32),
+    )
 
 
 def test_activation_scale_maps_the_largest_magnitude_to_127() -> None:
