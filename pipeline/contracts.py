@@ -153,7 +153,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactResult:
-    """One artifact's measurements, or why there are none."""
+    """One artifact's measurements, or why there are none.
+
+    ``gemms`` counts the GEMM kernels that ran, in ``integer`` and in ``float``, where the runtime
+    tells.
+    """
 
     name: str
     path: Path
@@ -163,6 +167,7 @@ class ArtifactResult:
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
     throughput: Throughput | None = None
     latency: Latency | None = None
+    gemms: Mapping[str, int] | None = None
     gates: tuple[Gate, ...] = ()
 
 

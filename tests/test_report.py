@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,40 @@ from pipeline.report.text import render_text
 
 MakeReport = Callable[..., Report]
 
-QUANTIZATION = {
+QUANTIZATION: dict[str, Any] = {
     "gemms": 36,
     "gemms_int8": 35,
     "method": "static W8A8",
     "scheme": "symmetric",
-    "calibration": {"sentences": 44, "tokens": 900, "length_tokens": {"min": 3, "max": 48}},
+    "high_precision": {"model.onnx": "fp32", "engines": "fp16"},
+    "calibration": {
+        "sentences": 44,
+        "held_back": 8,
+        "tokens": 900,
+        "length_tokens": {"min": 3, "max": 48},
+    },
+    "gemm_list": [
+        {
+            "name": "layer.0.query",
+            "shape": [32, 96],
+            "int8": True,
+            "smoothing": "layer_norm",
+            "alpha": 0.9,
+            "activation_scale": "max",
+            "channels_added": 0,
+            "output_error": 1e-4,
+        },
+        {
+            "name": "layer.0.output",
+            "shape": [96, 32],
+            "int8": False,
+            "smoothing": "explicit",
+            "alpha": 0.85,
+            "activation_scale": "mse",
+            "channels_added": 32,
+            "output_error": 4e-4,
+        },
+    ],
 }
 
 
@@ -58,6 +87,7 @@ def result(tmp_path: Path) -> ArtifactResult:
             rounds=7,
         ),
         latency=Latency(n=200, p50=1.25, p95=2.5, p99=4.0),
+        gemms={"integer": 36, "float": 12},
         gates=(Gate(name="cosine.mean", threshold=0.99, observed=0.9987),),
     )
 
@@ -161,6 +191,7 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
             "file": "model.onnx",
             "bytes": 3,
             "executed": True,
+            "gemm_kernels": {"integer": 36, "float": 12},
             "device": "cpu",
             "agreement": {
                 "n": 40,
@@ -255,6 +286,26 @@ def test_html_of_a_pass(report: MakeReport, result: ArtifactResult) -> None:
     assert "35 of 36" in page
     assert "tensorrt" in page
     assert "Python package is not installed" in page
+
+
+def test_html_lists_every_gemm_with_its_error(report: MakeReport, result: ArtifactResult) -> None:
+    html = render_html(report(result).data)
+    assert "36 integer, 12 float" in html
+    for text in ("layer.0.query", "32 × 96", "0.0001", "width:25.0%"):
+        assert text in html
+    assert '<td class="warn">fp16</td>' in html
+
+
+def test_html_with_a_target_shows_what_each_gemm_costs_the_embeddings(
+    report: MakeReport, result: ArtifactResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = [row | {"cosine_loss": 7e-5, "reason": "why"} for row in QUANTIZATION["gemm_list"]]
+    monkeypatch.setitem(QUANTIZATION, "gemm_list", costs)
+    target = {"cosine_mean": 0.9995, "held_back_cosine_mean": 0.99962}
+    monkeypatch.setitem(QUANTIZATION, "target", target)
+    html = render_html(report(result).data)
+    assert "7e-05" in html
+    assert "0.99962 with 1 GEMMs left in high precision" in html
 
 
 def test_html_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:

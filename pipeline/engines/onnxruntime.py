@@ -19,11 +19,17 @@ _CPU = "CPUExecutionProvider"
 
 
 def open_session(
-    path: Path, *, cuda: bool = False, threads: int = 0, optimize: bool = True
+    path: Path,
+    *,
+    cuda: bool = False,
+    threads: int = 0,
+    optimize: bool = True,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """Open a graph, and fail with ONNX Runtime's own words where it cannot be.
 
-    ``threads`` 0 means all physical cores. The providers that really run are
+    ``threads`` 0 means all physical cores; ``profile`` begins the path of the profile that
+    ``session.end_profiling()`` writes. The providers that really run are
     ``session.get_providers()``: asking for CUDA does not give CUDA.
 
     Raises:
@@ -34,6 +40,9 @@ def open_session(
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     providers = [_CPU]
     if cuda and has_cuda_driver() and _CUDA in ort.get_available_providers():
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring

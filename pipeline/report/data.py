@@ -95,6 +95,8 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
     assert agreement is not None
     assert speed is not None
     assert latency is not None
+    if result.gemms is not None:
+        entry["gemm_kernels"] = dict(result.gemms)
     return entry | {
         "device": result.device,
         "agreement": {

@@ -33,6 +33,7 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
         f"{head}{artifact['device']}",
         f"{indent}cosine to fp32: mean {cosine['mean']:.5f}, p1 {cosine['p1']:.5f}, "
         f"lowest {cosine['min']:.5f}{kept}",
+        *_kernels(artifact, indent),
         *(
             f"{indent}{name} {task['metric']}: {task['artifact']:.2f} "
             f"(fp32 {task['reference']:.2f}, {task['delta']:+.2f})"
@@ -41,3 +42,10 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
         f"{indent}{speed['median']:.2f}x PyTorch fp32 (95 %: {low:.2f} to {high:.2f}), "
         f"latency p50 {artifact['latency_ms']['p50']:.2f} ms",
     ]
+
+
+def _kernels(artifact: dict[str, Any], indent: str) -> list[str]:
+    counts = artifact.get("gemm_kernels")
+    if counts is None or not counts["integer"]:
+        return []
+    return [f"{indent}GEMM kernels that ran: {counts['integer']} integer, {counts['float']} float"]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bench.agreement import agreement
+from pipeline.bench.profile import count_gemms
 from pipeline.bench.tasks import score, task_metric
 from pipeline.bench.timing import compare_throughput, measure_latency
 from pipeline.config import NumericType, ValidateConfig
@@ -205,6 +206,7 @@ def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
         tasks=tasks,
         throughput=throughput,
         latency=measure_latency(encoder, bench.singles, runs=config.latency_runs),
+        gemms=count_gemms(path, bench.batches[0]) if name == "onnxruntime" else None,
         gates=(Gate(name="cosine.mean", threshold=bench.threshold, observed=close.mean),),
     )
 
