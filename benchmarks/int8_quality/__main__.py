@@ -1,0 +1,71 @@
+"""The command: measure what is missing, write the table."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from benchmarks.int8_quality.measure import ROOT, Bench
+from benchmarks.int8_quality.rows import all_rows
+from benchmarks.int8_quality.table import render, write_between_markers
+from benchmarks.int8_quality.texts import load_texts
+
+log = logging.getLogger("benchmarks.int8_quality")
+
+
+def main() -> None:
+    """Run the benchmark as the command line says."""
+    arguments = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    texts = load_texts(arguments.stsb, arguments.nfcorpus, quick=arguments.quick)
+    bench = Bench(texts, arguments.cache.resolve())
+    rows = all_rows()
+    for row in rows:
+        known = bench.result(row)
+        wanted = not arguments.only or row.name in arguments.only
+        missing = known is None or "failed" in known
+        if wanted and (missing or row.name in arguments.redo):
+            log.info("%s …", row.name)
+            start = time.perf_counter()
+            result = bench.measure(row)
+            state = f"failed: {result['failed']}" if "failed" in result else "done"
+            log.info("%s %s in %.0f s", row.name, state, time.perf_counter() - start)
+    results = [(row, result) for row in rows if (result := bench.result(row)) is not None]
+    table = render(results, texts)
+    if arguments.quick:
+        print(table)
+    else:
+        write_between_markers(arguments.doc, table)
+        log.info("wrote %s", arguments.doc)
+
+
+def _parse() -> argparse.Namespace:
+    names = [row.name for row in all_rows()]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.int8_quality",
+        description="Compare int8 quantizers on all-MiniLM-L6-v2 and write a table.",
+        epilog=f"rows: {', '.join(names)}",
+    )
+    parser.add_argument("--stsb", type=Path, required=True, help="directory with test.csv")
+    parser.add_argument("--nfcorpus", type=Path, required=True, help="directory in BEIR layout")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(__file__).parent / ".cache",
+        help="virtual environments, graphs, results (default: .cache beside this file)",
+    )
+    parser.add_argument("--doc", type=Path, default=ROOT / "docs" / "int8_quality.md")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer documents, no nDCG, print instead of write"
+    )
+    parser.add_argument(
+        "--redo", nargs="+", default=[], metavar="ROW", choices=names, help="measure again"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ROW", choices=names, help="leave out the others"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

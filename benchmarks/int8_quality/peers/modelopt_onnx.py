@@ -1,0 +1,40 @@
+"""NVIDIA ModelOpt's ONNX quantization.
+
+Options: ``linear_only`` (quantize the MatMuls with a constant weight and nothing else), and
+whatever ``modelopt.onnx.quantization.quantize`` takes.
+"""
+
+from pathlib import Path
+
+import onnx
+from modelopt.onnx.quantization import quantize as modelopt_quantize
+
+from benchmarks.int8_quality.peers.job import Job, Reader, run, unpadded_feeds
+
+
+def quantize(job: Job) -> Path:
+    """Quantize with ModelOpt's defaults, changed by the options; no text is padded."""
+    options = dict(job.options)
+    graph = onnx.load(job.fp32).graph
+    names = [value.name for value in graph.input]
+    if options.pop("linear_only", False):
+        options["nodes_to_quantize"] = _linear_gemms(graph)
+    result = Path(job.out) / "model.onnx"
+    modelopt_quantize(
+        job.fp32,
+        quantize_mode="int8",
+        calibration_data_reader=Reader(unpadded_feeds(job.calibration_ids, names)),
+        calibration_eps=["cpu"],
+        output_path=str(result),
+        **options,
+    )
+    return result
+
+
+def _linear_gemms(graph: onnx.GraphProto) -> list[str]:
+    constants = {tensor.name for tensor in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in constants]
+
+
+if __name__ == "__main__":
+    run(quantize, ["nvidia-modelopt", "onnxruntime-gpu", "onnx"])
