@@ -3,10 +3,12 @@
 import argparse
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.int8_quality.measure import ROOT, Bench
-from benchmarks.int8_quality.rows import all_rows
+from benchmarks.int8_quality.rows import Row, all_rows
 from benchmarks.int8_quality.table import render, write_between_markers
 from benchmarks.int8_quality.texts import load_texts
 
@@ -21,15 +23,8 @@ def main() -> None:
     bench = Bench(texts, arguments.cache.resolve())
     rows = all_rows()
     for row in rows:
-        known = bench.result(row)
-        wanted = not arguments.only or row.name in arguments.only
-        missing = known is None or "failed" in known
-        if wanted and (missing or row.name in arguments.redo):
-            log.info("%s …", row.name)
-            start = time.perf_counter()
-            result = bench.measure(row)
-            state = f"failed: {result['failed']}" if "failed" in result else "done"
-            log.info("%s %s in %.0f s", row.name, state, time.perf_counter() - start)
+        if _is_wanted(row, bench.result(row), arguments):
+            _measure(bench, row)
     results = [(row, result) for row in rows if (result := bench.result(row)) is not None]
     table = render(results, texts)
     if arguments.quick:
@@ -37,6 +32,21 @@ def main() -> None:
     else:
         write_between_markers(arguments.doc, table)
         log.info("wrote %s", arguments.doc)
+
+
+def _is_wanted(row: Row, known: Mapping[str, Any] | None, arguments: argparse.Namespace) -> bool:
+    """Whether a row is to be measured now: missing, failed last time, or asked for."""
+    if arguments.only and row.name not in arguments.only:
+        return False
+    return known is None or "failed" in known or row.name in arguments.redo
+
+
+def _measure(bench: Bench, row: Row) -> None:
+    log.info("%s …", row.name)
+    start = time.perf_counter()
+    result = bench.measure(row)
+    state = f"failed: {result['failed']}" if "failed" in result else "done"
+    log.info("%s %s in %.0f s", row.name, state, time.perf_counter() - start)
 
 
 def _parse() -> argparse.Namespace:

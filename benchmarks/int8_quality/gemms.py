@@ -58,10 +58,8 @@ class _Graph:
         self._producer = {name: node for node in graph.node for name in node.output}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == "Constant":
-                self._constants |= {
-                    node.output[0]: a.t for a in node.attribute if a.name == "value"
-                }
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                self._constants[node.output[0]] = attribute.t
 
     def is_constant(self, name: str) -> bool:
         """Whether a value follows from initializers alone."""

@@ -62,6 +62,12 @@ def unpadded_feeds(rows: Sequence[Sequence[int]], names: Sequence[str]) -> list[
     return [_feed(group, names) for _, group in sorted(lengths.items())]
 
 
+def linear_gemms(graph: Any) -> list[str]:
+    """Return the names of an ONNX graph's MatMuls with a constant weight."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in constants]
+
+
 def _feed(rows: Sequence[Sequence[int]], names: Sequence[str]) -> Feed:
     ids = np.array(rows, dtype=np.int64)
     values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

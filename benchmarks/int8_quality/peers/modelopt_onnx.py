@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from modelopt.onnx.quantization import quantize as modelopt_quantize
 
-from benchmarks.int8_quality.peers.job import Job, Reader, run, unpadded_feeds
+from benchmarks.int8_quality.peers.job import Job, Reader, linear_gemms, run, unpadded_feeds
 
 
 def quantize(job: Job) -> Path:
@@ -18,7 +18,7 @@ def quantize(job: Job) -> Path:
     graph = onnx.load(job.fp32).graph
     names = [value.name for value in graph.input]
     if options.pop("linear_only", False):
-        options["nodes_to_quantize"] = _linear_gemms(graph)
+        options["nodes_to_quantize"] = linear_gemms(graph)
     result = Path(job.out) / "model.onnx"
     modelopt_quantize(
         job.fp32,
@@ -29,11 +29,6 @@ def quantize(job: Job) -> Path:
         **options,
     )
     return result
-
-
-def _linear_gemms(graph: onnx.GraphProto) -> list[str]:
-    constants = {tensor.name for tensor in graph.initializer}
-    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in constants]
 
 
 if __name__ == "__main__":

@@ -10,20 +10,22 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.int8_quality.peers.job import Job, Reader, run, unpadded_feeds
+from benchmarks.int8_quality.peers.job import Job, Reader, linear_gemms, run, unpadded_feeds
 
 
 def quantize(job: Job) -> Path:
-    """Quantize the MatMuls with a constant weight; their outputs stay in float.
+    """Quantize the MatMuls with a constant weight, for them alone; their outputs stay in float.
 
     The calibrators stack what one ``collect_data`` gives them, which texts of several lengths do
-    not allow: each length gets its own call, and no text is padded.
+    not allow: each length gets its own call, and no text is padded. Symbolic shape inference is
+    skipped: it does not get through this graph.
     """
     out = Path(job.out)
     prepared, ranges, result = out / "prepared.onnx", out / "ranges.json", out / "model.onnx"
     method = CalibrationMethod[job.options["method"]]
-    quant_pre_process(job.fp32, prepared)
-    names = [value.name for value in onnx.load(prepared).graph.input]
+    quant_pre_process(job.fp32, prepared, skip_symbolic_shape=True)
+    graph = onnx.load(prepared).graph
+    names = [value.name for value in graph.input]
     calibrator = create_calibrator(
         prepared,
         ["MatMul"],
@@ -40,6 +42,7 @@ def quantize(job: Job) -> Path:
         None,
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=linear_gemms(graph),
         per_channel=True,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
@@ -48,7 +51,7 @@ def quantize(job: Job) -> Path:
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
-            "MatMulConstBOnly": True,
+            "DedicatedQDQPair": True,
             "OpTypesToExcludeOutputQuantization": ["MatMul"],
         },
     )
