@@ -26,19 +26,17 @@ def main() -> None:
         if _is_wanted(row, bench.result(row), arguments):
             _measure(bench, row)
     results = [(row, result) for row in rows if (result := bench.result(row)) is not None]
-    table = render(results, texts)
-    if arguments.quick:
-        print(table)
-    else:
-        write_between_markers(arguments.doc, table)
-        log.info("wrote %s", arguments.doc)
+    write_between_markers(arguments.doc, render(results, texts))
+    log.info("wrote %s", arguments.doc)
 
 
 def _is_wanted(row: Row, known: Mapping[str, Any] | None, arguments: argparse.Namespace) -> bool:
-    """Whether a row is to be measured now: missing, failed last time, or asked for."""
+    """Whether a row is to be measured now: missing, incomplete, failed last time, or asked for."""
     if arguments.only and row.name not in arguments.only:
         return False
-    return known is None or "failed" in known or row.name in arguments.redo
+    if known is None or "failed" in known or row.name in arguments.redo:
+        return True
+    return known["metrics"]["ndcg_at_10"] is None and not arguments.quick
 
 
 def _measure(bench: Bench, row: Row) -> None:
@@ -66,7 +64,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--doc", type=Path, default=ROOT / "docs" / "int8_quality.md")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer documents, no nDCG, print instead of write"
+        "--quick", action="store_true", help="skip nDCG, which embeds the whole collection"
     )
     parser.add_argument(
         "--redo", nargs="+", default=[], metavar="ROW", choices=names, help="measure again"

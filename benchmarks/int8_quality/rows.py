@@ -81,7 +81,7 @@ _OTHERS = [
     Row(
         name="openvino",
         title="OpenVINO/NNCF static, as Sentence Transformers exports it",
-        setting="`export_static_quantized_openvino_model`, defaults (pads texts to 384 tokens)",
+        setting="`export_static_quantized_openvino_model`, defaults: 128 texts, padded to 384",
         script="openvino_static",
         environment="openvino",
         options={"padded": True},

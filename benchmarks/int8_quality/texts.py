@@ -7,14 +7,15 @@ from pathlib import Path
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.datasets import Retrieval, ScoredPairs, load_dataset, spread
 
-QUICK_DOCUMENTS = 500
+DOCUMENTS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """Calibration text, and the evaluation text that none of it is part of.
 
-    ``retrieval`` is None where nDCG is skipped; ``unique`` is what has to be embedded.
+    Cosines are of ``sentences`` and ``documents``. ``retrieval`` is None where nDCG is skipped: it
+    needs every document of the collection. ``unique`` is what has to be embedded.
     """
 
     calibration: tuple[str, ...]
@@ -34,7 +35,7 @@ class Texts:
     def sha256(self) -> str:
         """What a result has to share with another to stand in one table with it."""
         digest = hashlib.sha256()
-        for group in (self.calibration, self.unique):
+        for group in (self.calibration, self.sentences, self.documents):
             for text in group:
                 digest.update(text.encode() + b"\0")
         return digest.hexdigest()
@@ -43,7 +44,7 @@ class Texts:
 def load_texts(stsb: Path, nfcorpus: Path, *, quick: bool) -> Texts:
     """Read the bundled calibration text, STSb's test pairs and a BEIR collection.
 
-    ``quick`` keeps every n-th document for the cosines and drops nDCG, which needs them all.
+    Of the collection, every n-th document is taken for the cosines; ``quick`` drops nDCG.
 
     Raises:
         ValueError: a calibration text is among the evaluation texts.
@@ -65,11 +66,11 @@ def load_texts(stsb: Path, nfcorpus: Path, *, quick: bool) -> Texts:
     similarity, retrieval = pairs.tasks[0], beir.tasks[0]
     assert isinstance(similarity, ScoredPairs)
     assert isinstance(retrieval, Retrieval)
-    documents = tuple(dict.fromkeys(retrieval.documents))
+    documents = list(dict.fromkeys(retrieval.documents))
     texts = Texts(
         calibration=sample.calibration,
         sentences=pairs.evaluation,
-        documents=tuple(spread(documents, QUICK_DOCUMENTS)) if quick else documents,
+        documents=tuple(spread(documents, DOCUMENTS)),
         similarity=similarity,
         retrieval=None if quick else retrieval,
     )

@@ -1,7 +1,7 @@
 """Static int8 for OpenVINO, as Sentence Transformers exports it through optimum-intel and NNCF.
 
 Options: ``padded``. True is the library's own function, which pads every calibration text to 384
-tokens and uses at most 200 of them; False makes the same call with all texts, unpadded.
+tokens and uses 128 of them; False makes the same call with all texts, unpadded.
 """
 
 import json
