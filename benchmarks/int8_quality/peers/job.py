@@ -81,8 +81,8 @@ def run(
 ) -> None:
     """Do the job named on the command line and write ``done.json`` beside what it made.
 
-    ``work`` returns the quantized graph; its time is what the row reports. ``embed`` is for graphs
-    that are not ONNX.
+    ``work`` returns the quantized graph; its time, imports left out, is what the row reports.
+    ``embed`` is for graphs that are not ONNX.
     """
     job = Job(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
     start = time.perf_counter()
