@@ -251,7 +251,9 @@ def test_the_table_takes_results_and_failures(texts: Texts, tmp_path: Path) -> N
         "versions": {"maker": "1.0"},
     }
     rows = [Row(name=name, title=name, setting="defaults") for name in ("good", "bad")]
-    table = render([(rows[0], good), (rows[1], {"failed": "no | wheel"})], texts)
+    results: list[tuple[Row, Any]] = [(rows[0], good), (rows[1], {"failed": "no | wheel"})]
+    table = render(results, texts, measure(texts, vectors, vectors))
+    assert "an nfcorpus nDCG@10 of" in table
     assert "| good | 30 of 36 | yes | 1.00000 |" in table
     assert "| bad | failed: no / wheel |" in table
     assert "12 attention GEMMs, inputs of 2 Add" in table

@@ -26,7 +26,7 @@ def main() -> None:
         if _is_wanted(row, bench.result(row), arguments):
             _measure(bench, row)
     results = [(row, result) for row in rows if (result := bench.result(row)) is not None]
-    write_between_markers(arguments.doc, render(results, texts))
+    write_between_markers(arguments.doc, render(results, texts, bench.reference_scores()))
     log.info("wrote %s", arguments.doc)
 
 

@@ -62,6 +62,10 @@ class Bench:
         self._source = _resolve(cache)
         self._reference = self._embed_reference()
 
+    def reference_scores(self) -> dict[str, Any]:
+        """Return what PyTorch fp32 itself scores, as ``metrics.measure`` gives it."""
+        return measure(self.texts, self._reference, self._reference)
+
     def result(self, row: Row) -> dict[str, Any] | None:
         """Return what is known of a row, None before its first measurement."""
         path = self.results / f"{row.name}.json"

@@ -52,11 +52,18 @@ def _modelopt(name: str, setting: str, **options: Any) -> Row:
 
 
 _LINEAR_FP32 = {"linear_only": True, "high_precision_dtype": "fp32"}
+_LINEAR_MAX = {"calibration_method": "max", **_LINEAR_FP32}
 _MODELOPT = [
     _modelopt("default", "defaults (entropy)"),
     _modelopt("max", "max", calibration_method="max"),
     _modelopt("linear_entropy", "entropy, linear GEMMs only", **_LINEAR_FP32),
-    _modelopt("linear_max", "max, linear GEMMs only", calibration_method="max", **_LINEAR_FP32),
+    _modelopt("linear_max", "max, linear GEMMs only", **_LINEAR_MAX),
+    _modelopt(
+        "linear_max_128",
+        "max, linear GEMMs only, fewer texts",
+        calibration_texts=128,
+        **_LINEAR_MAX,
+    ),
 ]
 
 _ONNXRUNTIME = [

@@ -34,11 +34,17 @@ _QUALITY = (
 _CONTENTS = ("quantizer", "setting", "linear GEMMs in int8", "in int8 besides", "versions")
 
 
-def render(results: Sequence[tuple[Row, Result]], texts: Texts) -> str:
-    """Return both tables and the line that says what they were measured on."""
+def render(
+    results: Sequence[tuple[Row, Result]], texts: Texts, reference: Mapping[str, Any]
+) -> str:
+    """Return both tables and the lines that say what they were measured on.
+
+    ``reference`` holds the metrics of PyTorch fp32 itself.
+    """
     return "\n".join(
         [
             _conditions(texts),
+            _reference_scores(reference),
             "",
             *_table(_QUALITY, [_quality(row, result) for row, result in results]),
             "",
@@ -72,6 +78,13 @@ def _conditions(texts: Texts) -> str:
         f"Python {environment['python']}, torch {packages['torch']}, "
         f"ONNX graphs run in onnxruntime-gpu {packages['onnxruntime-gpu']} on the CPU."
     )
+
+
+def _reference_scores(reference: Mapping[str, Any]) -> str:
+    scores = f"PyTorch fp32 has an STSb Spearman of {reference['spearman']:.2f}"
+    if reference["ndcg_at_10"] is not None:
+        scores += f" and an nfcorpus nDCG@10 of {reference['ndcg_at_10']:.2f}"
+    return f"{scores}."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,7 +1,8 @@
 """NVIDIA ModelOpt's ONNX quantization.
 
-Options: ``linear_only`` (quantize the MatMuls with a constant weight and nothing else), and
-whatever ``modelopt.onnx.quantization.quantize`` takes.
+Options: ``linear_only`` (quantize the MatMuls with a constant weight and nothing else),
+``calibration_texts`` (about so many of them, evenly spaced), and whatever
+``modelopt.onnx.quantization.quantize`` takes.
 """
 
 from pathlib import Path
@@ -19,11 +20,14 @@ def quantize(job: Job) -> Path:
     names = [value.name for value in graph.input]
     if options.pop("linear_only", False):
         options["nodes_to_quantize"] = linear_gemms(graph)
+    texts = len(job.calibration_ids)
+    step = max(1, texts // options.pop("calibration_texts", texts))
+    feeds = unpadded_feeds(job.calibration_ids[::step], names)
     result = Path(job.out) / "model.onnx"
     modelopt_quantize(
         job.fp32,
         quantize_mode="int8",
-        calibration_data_reader=Reader(unpadded_feeds(job.calibration_ids, names)),
+        calibration_data_reader=Reader(feeds),
         calibration_eps=["cpu"],
         output_path=str(result),
         **options,
