@@ -256,7 +256,7 @@ def test_the_table_takes_results_and_failures(texts: Texts, tmp_path: Path) -> N
     assert "an nfcorpus nDCG@10 of" in table
     assert "| good | 30 of 36 | yes | 1.00000 |" in table
     assert "| bad | failed: no / wheel |" in table
-    assert "12 attention GEMMs, inputs of 2 Add" in table
+    assert "12 attention GEMMs, 2 inputs of Add" in table
     widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
     assert widths == {16, 6}
     page = tmp_path / "page.md"

@@ -30,8 +30,8 @@ class Gemms:
 
     ``linear`` GEMMs have a constant weight, ``int8`` of them compute in int8 and ``weight_only``
     of them have int8 weights but float arithmetic. ``attention`` counts int8 GEMMs of two computed
-    inputs, ``embeddings`` int8 lookup tables, ``other`` further ops that read quantized
-    activations, by type. ``static`` is None where no activation is quantized.
+    inputs, ``embeddings`` int8 lookup tables, ``other`` the quantized activations that further ops
+    read, by type of op. ``static`` is None where no activation is quantized.
     """
 
     linear: int
@@ -120,8 +120,8 @@ def count_onnx(model: onnx.ModelProto) -> Gemms:
             seen.update(_classify(graph, node))
         elif node.op_type == "Gather" and graph.is_constant(node.input[0]):
             seen["embeddings"] += graph.is_int8_constant(node.input[0])
-        elif _reads_quantized_activation(graph, node):
-            other[node.op_type] += 1
+        elif node.op_type not in _SHAPE_OPS | _QUANTIZERS:
+            other[node.op_type] += sum(map(graph.is_quantized_activation, node.input))
     activations = seen["int8"] + seen["attention"] + sum(other.values()) > 0
     return Gemms(
         linear=seen["linear"],
@@ -129,7 +129,7 @@ def count_onnx(model: onnx.ModelProto) -> Gemms:
         weight_only=seen["weight_only"],
         attention=seen["attention"],
         embeddings=seen["embeddings"],
-        other=dict(sorted(other.items())),
+        other={kind: n for kind, n in sorted(other.items()) if n},
         static=not dynamic if activations else None,
     )
 
@@ -146,12 +146,6 @@ def _classify(graph: _Graph, node: onnx.NodeProto) -> Iterable[str]:
     if integer:
         return ["linear", "int8"]
     return ["linear", "weight_only"] if graph.is_int8_constant(weight) else ["linear"]
-
-
-def _reads_quantized_activation(graph: _Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type in _SHAPE_OPS | _QUANTIZERS:
-        return False
-    return any(graph.is_quantized_activation(name) for name in node.input)
 
 
 def _count_openvino(root: ElementTree.Element) -> Gemms:
@@ -197,8 +191,8 @@ def _count_openvino(root: ElementTree.Element) -> Gemms:
             seen["attention"] += kind(key) != "MatMul" and quantized(reads[2])
         elif kind(key) == "Gather" and constants(reads[0]) is not None:
             seen["embeddings"] += int8_constant(reads[0])
-        elif kind(key) not in _SHAPE_OPS and any(map(quantized, reads)):
-            other[kind(key)] += 1
+        elif kind(key) not in _SHAPE_OPS:
+            other[kind(key)] += sum(map(quantized, reads))
     activations = seen["int8"] + seen["attention"] + sum(other.values()) > 0
     return Gemms(
         linear=seen["linear"],
@@ -206,6 +200,6 @@ def _count_openvino(root: ElementTree.Element) -> Gemms:
         weight_only=seen["weight_only"],
         attention=seen["attention"],
         embeddings=seen["embeddings"],
-        other=dict(sorted(other.items())),
+        other={name: n for name, n in sorted(other.items()) if n},
         static=True if activations else None,
     )

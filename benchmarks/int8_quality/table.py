@@ -137,7 +137,7 @@ def _besides(gemms: Mapping[str, Any]) -> str:
         parts.append(f"{gemms['attention']} attention GEMMs")
     if gemms["embeddings"]:
         parts.append(f"{gemms['embeddings']} embedding tables")
-    parts += [f"inputs of {count} {kind}" for kind, count in gemms["other"].items()]
+    parts += [f"{count} inputs of {kind}" for kind, count in gemms["other"].items()]
     return ", ".join(parts) or "nothing"
 
 
