@@ -1,0 +1,1 @@
+"""Side-by-side runs against other tools; each directory is one command with its result in docs."""

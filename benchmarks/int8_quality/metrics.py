@@ -1,0 +1,51 @@
+"""Every row's numbers, from its embeddings and the reference's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.int8_quality.texts import Texts
+from pipeline.bench.agreement import agreement
+from pipeline.bench.tasks import score
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Lookup:
+    """Embeddings by text, so that metrics can ask for any subset in any order."""
+
+    def __init__(self, texts: Sequence[str], vectors: FloatArray) -> None:
+        """Pair texts with the rows of ``vectors``.
+
+        Raises:
+            ValueError: not one vector a text, or a value that is NaN or infinite.
+        """
+        if len(texts) != len(vectors):
+            raise ValueError(f"{len(vectors)} embeddings for {len(texts)} texts")
+        if not np.isfinite(vectors).all():
+            raise ValueError("embeddings hold NaN or infinite values")
+        self._row = {text: i for i, text in enumerate(texts)}
+        self._vectors = vectors
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        """Return the embeddings of ``texts``, ``[n, dim]``."""
+        return self._vectors[[self._row[text] for text in texts]]
+
+
+def measure(texts: Texts, reference: FloatArray, vectors: FloatArray) -> dict[str, Any]:
+    """Compare embeddings of ``texts.unique`` with the reference's, ``[n, dim]`` each.
+
+    Returns:
+        ``stsb`` and ``nfcorpus``: agreement on sentences and documents; ``spearman``; and
+        ``ndcg_at_10``, None where it was skipped. Task scores are 0 to 100.
+    """
+    expected, seen = Lookup(texts.unique, reference), Lookup(texts.unique, vectors)
+    return {
+        "stsb": asdict(agreement(expected(texts.sentences), seen(texts.sentences))),
+        "nfcorpus": asdict(agreement(expected(texts.documents), seen(texts.documents))),
+        "spearman": score(texts.similarity, seen),
+        "ndcg_at_10": None if texts.retrieval is None else score(texts.retrieval, seen),
+    }
