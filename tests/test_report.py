@@ -39,6 +39,7 @@ QUANTIZATION: dict[str, Any] = {
     "calibration": {
         "sentences": 44,
         "held_back": 8,
+        "spans": 144,
         "tokens": 900,
         "length_tokens": {"min": 3, "max": 48},
     },

@@ -9,13 +9,13 @@ the embedding's cosine distance plus the relative squared error of what enters e
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.progress import track
 from pipeline.quant.simulation import Judge, Simulation
+from pipeline.quant.spans import cut_span
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ def _loss(simulation: Simulation, batch: TokenBatch) -> torch.Tensor:
 def crops(rows: Sequence[TokenRow], tokenizer: Tokenizer, count: int) -> Iterator[TokenBatch]:
     """Yield batches of random spans of the rows, all of one batch equally long: no padding.
 
-    The first and last token (special ones, mostly) stay where they are. Spans give more text than
-    there is, so that few rows are not learnt by heart.
+    Spans give more text than there is, so that few rows are not learnt by heart.
     """
     random = np.random.default_rng(0)
     lengths = sorted(len(row.ids) for row in rows)
@@ -104,15 +103,4 @@ def crops(rows: Sequence[TokenRow], tokenizer: Tokenizer, count: int) -> Iterato
         long_enough = [row for row in rows if len(row.ids) >= length]
         size = min(len(long_enough), max(4, _TOKENS // length))
         picked = random.choice(len(long_enough), size, replace=False)
-        yield tokenizer.pad([_span(long_enough[i], length, random) for i in picked])
-
-
-def _span(row: TokenRow, length: int, random: Any) -> TokenRow:
-    if length < 3:
-        return TokenRow(ids=row.ids[:length], type_ids=row.type_ids[:length])
-    start = 1 + int(random.integers(len(row.ids) - length + 1))
-    inner = slice(start, start + length - 2)
-    return TokenRow(
-        ids=(row.ids[0], *row.ids[inner], row.ids[-1]),
-        type_ids=(row.type_ids[0], *row.type_ids[inner], row.type_ids[-1]),
-    )
+        yield tokenizer.pad([cut_span(long_enough[i], length, random) for i in picked])

@@ -30,6 +30,7 @@ from pipeline.quant.forms import probe, worst_cosine, write_forms
 from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
 from pipeline.quant.quantized import QuantizedGroup, output_errors, quantize_group
+from pipeline.quant.spans import cut_spans
 from pipeline.quant.statistics import MAX_TOKENS, observe, unpadded_batches
 from pipeline.tokens import Tokenizer, TokenRow, by_exact_length, by_length
 
@@ -54,6 +55,7 @@ class _Calibration:
     tokenizer: Tokenizer
     fitted: Sequence[TokenRow]
     held: Sequence[TokenRow]
+    spans: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +183,9 @@ def check_quantize(config: PrecisionConfig) -> None:
         raise ConfigError(
             f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
         )
-    if config.reconstruction_steps < 0:
-        raise ConfigError(
-            f"precision.reconstruction_steps={config.reconstruction_steps}: expected 0 or more"
-        )
+    for name in ("reconstruction_steps", "spans_per_sentence"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
     for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
         if not 0 <= value <= 0.5:
             raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
@@ -202,11 +203,14 @@ def _tokenize(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]
     rows = tokenizer.rows([source.prefix + text for text in texts])
     count = int(len(rows) * config.held_back)
     held = set(spread(range(len(rows)), count)) if count else set()
+    fitted = [row for i, row in enumerate(rows) if i not in held]
+    spans = list(cut_spans(fitted, config.spans_per_sentence))
     return _Calibration(
         texts=texts,
         tokenizer=tokenizer,
-        fitted=[row for i, row in enumerate(rows) if i not in held],
+        fitted=[*fitted, *spans],
         held=[rows[i] for i in sorted(held)] or rows,
+        spans=len(spans),
     )
 
 
@@ -312,11 +316,13 @@ def _describe_method(config: PrecisionConfig) -> str:
 
 
 def _describe_calibration(text: _Calibration) -> dict[str, Any]:
-    held = text.held if len(text.held) + len(text.fitted) == len(text.texts) else []
-    lengths = np.array([len(row.ids) for row in (*text.fitted, *held)])
+    fitted = text.fitted[: len(text.fitted) - text.spans]
+    held = text.held if len(fitted) < len(text.texts) else []
+    lengths = np.array([len(row.ids) for row in (*fitted, *held)])
     return {
         "sentences": len(text.texts),
         "held_back": len(held),
+        "spans": text.spans,
         "tokens": int(lengths.sum()),
         "sha256": hashlib.sha256("\n".join(text.texts).encode()).hexdigest(),
         "length_tokens": {
