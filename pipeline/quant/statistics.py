@@ -33,15 +33,15 @@ class Activation:
     """What a tensor's last axis looked like over ``tokens`` tokens.
 
     ``low``, ``high`` and ``mean`` are ``[channels]``; ``moment`` is the mean of ``x xᵀ`` (not
-    centred), ``[channels, channels]``; ``sample`` is ``[<= 1024, channels]``, the same tokens of
-    every tensor.
+    centred), ``[channels, channels]``, where it was asked for; ``sample`` is
+    ``[<= 1024, channels]``, the same tokens of every tensor.
     """
 
     tokens: int
     low: FloatArray
     high: FloatArray
     mean: DoubleArray
-    moment: DoubleArray
+    moment: DoubleArray | None
     sample: FloatArray
 
     def magnitude(self, shift: FloatArray | float = 0.0) -> FloatArray:
@@ -51,14 +51,17 @@ class Activation:
 
     @property
     def covariance(self) -> DoubleArray:
-        """Covariance of the channels, ``[channels, channels]``."""
+        """Covariance of the channels, ``[channels, channels]``; the moment must be there."""
+        assert self.moment is not None
         return self.moment - np.outer(self.mean, self.mean)
 
     def transformed(self, shift: FloatArray, factors: FloatArray) -> "Activation":
         """Return the statistics of ``(x - shift) / factors``."""
         z, s = shift.astype(np.float64), factors.astype(np.float64)
-        cross = np.outer(self.mean, z)
-        moment = (self.moment - cross - cross.T + np.outer(z, z)) / np.outer(s, s)
+        moment = None
+        if self.moment is not None:
+            cross = np.outer(self.mean, z)
+            moment = (self.moment - cross - cross.T + np.outer(z, z)) / np.outer(s, s)
         return Activation(
             tokens=self.tokens,
             low=(self.low - shift) / factors,
@@ -75,7 +78,7 @@ class Activation:
             low=self.low[channels],
             high=self.high[channels],
             mean=self.mean[channels],
-            moment=self.moment[np.ix_(channels, channels)],
+            moment=None if self.moment is None else self.moment[np.ix_(channels, channels)],
             sample=self.sample[:, channels],
         )
 
@@ -89,9 +92,15 @@ def unpadded_batches(
 
 
 def observe(
-    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
+    model: ir.Model,
+    tensors: Sequence[ir.Value],
+    batches: Iterable[TokenBatch],
+    *,
+    moments: bool = True,
 ) -> Mapping[str, Activation]:
     """Run the graph in ONNX Runtime and return the statistics of each tensor, by name.
+
+    Second ``moments`` cost more than all the rest; only GPTQ needs them.
 
     Raises:
         QuantizeError: a tensor holds NaN or infinite values.
@@ -103,7 +112,7 @@ def observe(
             if not np.isfinite(flat).all():
                 raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
             if name not in sums:
-                sums[name] = _Sum(flat.shape[1])
+                sums[name] = _Sum(flat.shape[1], moments=moments)
             sums[name].add(flat)
     return {name: total.result() for name, total in sums.items()}
 
@@ -131,12 +140,12 @@ def run_observed(
 class _Sum:
     """Running sums of one tensor; rows are gathered, since one large product costs less."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, moments: bool) -> None:
         self._tokens = 0
         self._low = np.full(channels, np.inf, np.float32)
         self._high = np.full(channels, -np.inf, np.float32)
         self._first = np.zeros(channels)
-        self._second = np.zeros((channels, channels))
+        self._second = np.zeros((channels, channels)) if moments else None
         self._rows: list[FloatArray] = []
         self._random = np.random.default_rng(0)
         self._sample = np.empty((0, channels), np.float32)
@@ -154,7 +163,8 @@ class _Sum:
         self._rows = []
         self._tokens += len(rows)
         self._first += rows.sum(axis=0, dtype=np.float64)
-        self._second += rows.T @ rows
+        if self._second is not None:
+            self._second += rows.T @ rows
         draws = np.concatenate([self._draws, self._random.random(len(rows))])
         kept = np.argsort(draws)[:SAMPLED_TOKENS]
         self._sample = np.concatenate([self._sample, rows])[kept]
@@ -169,6 +179,6 @@ class _Sum:
             low=self._low,
             high=self._high,
             mean=self._first / n,
-            moment=self._second / n,
+            moment=None if self._second is None else self._second / n,
             sample=self._sample,
         )

@@ -104,8 +104,12 @@ def quantize(
                 description,
                 total=len(by_exact_length(rows, max_tokens=MAX_TOKENS)),
             ),
+            moments=moments,
         )
-        for rows, description in ((text.fitted, "calibrate"), (text.held, "held back"))
+        for rows, description, moments in (
+            (text.fitted, "calibrate", config.rounding is Rounding.gptq),
+            (text.held, "held back", False),
+        )
     )
     conditioned = condition(graph.graph, groups, fitted, held, config)
     path = out_dir / "smoothed.onnx"

@@ -64,6 +64,7 @@ def test_moments_are_those_of_all_rows_together() -> None:
     rows = np.array([[1, -1], [2, -5], [2, -5], [1, -1], [-7, 4]])
     seen = observe(model, [tensor(model, "seen")], batches)["seen"]
     np.testing.assert_allclose(seen.mean, rows.mean(axis=0))
+    assert seen.moment is not None
     np.testing.assert_allclose(seen.moment, rows.T @ rows / 5)
     np.testing.assert_allclose(seen.covariance, np.cov(rows.T, bias=True))
 
@@ -77,6 +78,7 @@ def test_transformed_statistics_are_those_of_the_transformed_rows() -> None:
     np.testing.assert_allclose(moved.low, rows.min(axis=0))
     np.testing.assert_allclose(moved.high, rows.max(axis=0))
     np.testing.assert_allclose(moved.mean, rows.mean(axis=0))
+    assert moved.moment is not None
     np.testing.assert_allclose(moved.moment, rows.T @ rows / 3)
 
 
@@ -125,3 +127,11 @@ def test_batches_hold_each_row_once_and_no_padding(tiny_tokenizer: Tokenizer) ->
     for batch in batches:
         assert batch.input_ids.size <= MAX_TOKENS or len(batch.input_ids) == 1
     assert len(batches) < 150
+
+
+def test_moments_are_left_out_where_they_are_not_asked_for() -> None:
+    model = ir.from_onnx_text(EMBEDDING)
+    seen = observe(model, [tensor(model, "seen")], [ids([[0, 1, 3]])], moments=False)["seen"]
+    assert seen.moment is None
+    assert seen.transformed(f32([1, 1]), f32([2, 2])).moment is None
+    assert seen.taken(np.array([1, 0, 1])).moment is None
