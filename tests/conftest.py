@@ -214,6 +214,20 @@ def export_encoder(
 
 
 @pytest.fixture(scope="session")
+def minilm_source(resolve_dir: Callable[[Path], SourceModel], minilm_dir: Path) -> SourceModel:
+    """The real model, resolved."""
+    return resolve_dir(minilm_dir)
+
+
+@pytest.fixture(scope="session")
+def minilm_fp32(
+    export_torch: Callable[[SourceModel], OnnxModel], minilm_source: SourceModel
+) -> OnnxModel:
+    """The real model's fp32 graph."""
+    return export_torch(minilm_source)
+
+
+@pytest.fixture(scope="session")
 def quantize_tiny(
     tmp_path_factory: pytest.TempPathFactory, calibration_texts: Sequence[str]
 ) -> Callable[..., Graphs]:

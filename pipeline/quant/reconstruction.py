@@ -72,6 +72,7 @@ def reconstruct(
             best = now
             for group in simulation.groups:
                 group.store()
+    simulation.reload()
     return before, best
 
 
@@ -108,7 +109,7 @@ def crops(rows: Sequence[TokenRow], tokenizer: Tokenizer, count: int) -> Iterato
 
 
 def _span(row: TokenRow, length: int, random: Any) -> TokenRow:
-    if length < 3:
+    if length < 2:
         return TokenRow(ids=row.ids[:length], type_ids=row.type_ids[:length])
     start = 1 + int(random.integers(len(row.ids) - length + 1))
     inner = slice(start, start + length - 2)

@@ -25,7 +25,7 @@ class TorchGraph:
     """A graph whose nodes are computed by PyTorch; ``overrides`` replaces single nodes."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        """Take over the graph's constants; later changes of the graph are not seen.
+        """Take over the graph, which must not change while this is in use.
 
         Raises:
             QuantizeError: an operator that is not known here.
