@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,47 @@ def outlier_fp32(
 ) -> OnnxModel:
     """The fp32 graph of the model with outlier channels."""
     return export_torch(outlier_source)
+
+
+@pytest.fixture(scope="session")
+def export_encoder(
+    sample: Dataset,
+    resolve_dir: Callable[[Path], SourceModel],
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Exporter], tuple[SourceModel, OnnxModel]]:
+    """Return a function that gives a tiny encoder and its fp32 graph, by its architecture."""
+    from architectures import ARCHITECTURES, make_tokenizer, save_encoder
+
+    from pipeline.stages.export import export
+
+    @cache
+    def save(name: str) -> SourceModel:
+        tokenizer = make_tokenizer(sample.calibration)
+        return resolve_dir(
+            save_encoder(ARCHITECTURES[name], tokenizer, tmp_path_factory.mktemp(name))
+        )
+
+    @cache
+    def run(name: str, exporter: Exporter) -> tuple[SourceModel, OnnxModel]:
+        out_dir = tmp_path_factory.mktemp(name) / "export"
+        return save(name), export(save(name), exporter, calibration_texts, out_dir)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def minilm_source(resolve_dir: Callable[[Path], SourceModel], minilm_dir: Path) -> SourceModel:
+    """The real model, resolved."""
+    return resolve_dir(minilm_dir)
+
+
+@pytest.fixture(scope="session")
+def minilm_fp32(
+    export_torch: Callable[[SourceModel], OnnxModel], minilm_source: SourceModel
+) -> OnnxModel:
+    """The real model's fp32 graph."""
+    return export_torch(minilm_source)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_help(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert "model: custom, minilm\n" in done.stdout
-    assert "precision: fp16, fp32, int8\n" in done.stdout
+    assert "precision: fp16, fp32, int8, int8_fast, int8_max\n" in done.stdout
     assert "dataset: beir, csv, jsonl, sample\n" in done.stdout
     assert "engine: auto, onnxruntime, tensorrt, tensorrt_rtx\n" in done.stdout
     assert "Exit codes: 0 published, 1 an error" in done.stdout

@@ -72,6 +72,7 @@ def reconstruct(
             best = now
             for group in simulation.groups:
                 group.store()
+    simulation.reload()
     return before, best
 
 

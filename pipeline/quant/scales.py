@@ -12,7 +12,7 @@ from pipeline.quant.statistics import Activation
 
 LEVELS = np.float32(127)
 PERCENTILE = 99.99
-_SMALLEST = np.float16(2.0**-14)
+SMALLEST = np.float16(2.0**-14)
 """fp16's smallest normal number. A channel of zeros gets a positive step: TensorRT refuses 0."""
 
 
@@ -62,5 +62,5 @@ def representable(steps: FloatArray) -> FloatArray:
     with np.errstate(over="ignore"):
         half = steps.astype(np.float16)
         half = np.where(half < steps, np.nextafter(half, np.float16(np.inf)), half)
-    half = np.maximum(half, _SMALLEST)
+    half = np.maximum(half, SMALLEST)
     return np.where(np.isfinite(half), half, steps).astype(np.float32)

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.quant.attention import AttentionGemm
 from pipeline.quant.quantized import QuantizedGroup
-from pipeline.quant.scales import representable
+from pipeline.quant.scales import SMALLEST
 from pipeline.quant.torch_graph import Override, Tensor, TorchGraph
 from pipeline.tokens import TokenBatch
 
@@ -32,7 +32,7 @@ class Simulation:
         groups: Sequence[QuantizedGroup],
         attention: Sequence[AttentionGemm] = (),
     ) -> None:
-        """Take over graph and groups; later changes of either are not seen.
+        """Take over graph and groups, which must not change while this is in use.
 
         ``attention`` are batch GEMMs that are in int8 wherever a linear GEMM is.
 
@@ -54,6 +54,10 @@ class Simulation:
     def gemms(self) -> tuple[str, ...]:
         """The names of all GEMMs, in graph order."""
         return tuple(name for group in self.groups for name in group.names)
+
+    def reload(self) -> None:
+        """Start again from what the groups hold now."""
+        self.groups = [TrainableGroup(group.quantized) for group in self.groups]
 
     def embed(self, batch: TokenBatch, int8: Collection[str] = ()) -> Tensor:
         """Return the embeddings of a batch, ``[batch, dim]``, with those GEMMs in int8."""
@@ -125,10 +129,16 @@ class TrainableGroup:
                 found[part.gemm.bias] = self._bias(index)
         return found
 
+    @property
+    def step(self) -> Tensor:
+        """The step as the graph will have it, a number that fp16 holds; gradients pass through."""
+        exact = self.log_step.exp()
+        half = exact.detach().half().float().clamp(min=float(SMALLEST))
+        return torch.where(half.isfinite(), exact + (half - exact).detach(), exact)
+
     def store(self) -> None:
         """Write the integers, step and bias back into the group."""
-        step = np.exp(self.log_step.detach().numpy()).reshape(1)
-        self.quantized.step = np.float32(representable(step)[0])
+        self.quantized.step = np.float32(self.step.item())
         for part, weight, bias in zip(self.quantized.gemms, self.weights, self.biases, strict=True):
             part.integers = weight.detach().round().clamp(-127, 127).numpy().astype(np.int8)
             part.bias_delta = bias.detach().numpy().copy()
@@ -151,7 +161,7 @@ class TrainableGroup:
     def _rounded(self, value: Tensor) -> Tensor:
         """Round what the group reads, once for all its GEMMs."""
         if self._read is None or self._read[0] is not value:
-            self._read = (value, _round_activation(value, self.log_step.exp()))
+            self._read = (value, _round_activation(value, self.step))
         return self._read[1]
 
 

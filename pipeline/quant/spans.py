@@ -19,11 +19,14 @@ def cut_span(row: TokenRow, length: int, random: np.random.Generator) -> TokenRo
     """Return ``length`` tokens of a row: the first, the last two, and a span from between.
 
     The first and the last token are mostly special ones, the one before the last ends the sentence.
+    Of less than four tokens, only the last one is kept; one token is the first.
     """
-    if length < SHORTEST or length >= len(row.ids):
+    if length < 2 or length >= len(row.ids):
         return TokenRow(ids=row.ids[:length], type_ids=row.type_ids[:length])
-    start = 1 + int(random.integers(len(row.ids) - length + 1))
-    kept = [0, *range(start, start + length - 3), len(row.ids) - 2, len(row.ids) - 1]
+    tail = 2 if length >= SHORTEST else 1
+    inner = length - 1 - tail
+    start = 1 + int(random.integers(len(row.ids) - tail - inner))
+    kept = [0, *range(start, start + inner), *range(len(row.ids) - tail, len(row.ids))]
     return TokenRow(
         ids=tuple(row.ids[i] for i in kept), type_ids=tuple(row.type_ids[i] for i in kept)
     )

@@ -4,6 +4,7 @@ Covers what encoders are exported to; the semantics are those of the ONNX operat
 (https://onnx.ai/onnx/operators/).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from pipeline.errors import QuantizeError
-from pipeline.graph import constant
 from pipeline.tokens import TokenBatch
 
 Tensor = torch.Tensor
@@ -25,7 +25,7 @@ class TorchGraph:
     """A graph whose nodes are computed by PyTorch; ``overrides`` replaces single nodes."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        """Take over the graph's constants; later changes of the graph are not seen.
+        """Take over the graph, which must not change while this is in use.
 
         Raises:
             QuantizeError: an operator that is not known here.
@@ -39,10 +39,10 @@ class TorchGraph:
             )
         self._inputs = {value.name or "": value for value in graph.inputs}
         self._constants = {
-            value: torch.tensor(array)
+            value: torch.tensor(tensor.numpy())
             for node in graph
             for value in (*node.inputs, *node.outputs)
-            if value is not None and (array := constant(value)) is not None
+            if value is not None and (tensor := ir.convenience.get_const_tensor(value)) is not None
         }
         self._uses: dict[ir.Value, int] = {}
         for node in self._nodes:
@@ -125,7 +125,7 @@ def _gather(node: ir.Node, x: Tensor, indices: Tensor) -> Tensor:
     if axis == 0 and x.is_floating_point() and x.dim() == 2:
         return F.embedding(wrapped, x)
     taken = x.index_select(axis, wrapped.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def _reduce(
@@ -133,14 +133,19 @@ def _reduce(
 ) -> Callable[..., Tensor]:
     def op(node: ir.Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
         along = _axes(node, axes)
-        dims = list(range(x.dim())) if along is None else along
-        return function(x, dims, bool(_int(node, "keepdims", 1)))
+        if not along and _int(node, "noop_with_empty_axes", 0):
+            return x
+        return function(x, along or list(range(x.dim())), bool(_int(node, "keepdims", 1)))
 
     return op
 
 
-def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    return x if low is None and high is None else torch.clamp(x, low, high)
+def _clip(
+    node: ir.Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
+) -> Tensor:
+    del node
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
 
 
 def _layer_norm(node: ir.Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -187,14 +192,27 @@ def _split(node: ir.Node, x: Tensor, sizes: Tensor | None = None) -> Sequence[Te
     axis = _int(node, "axis", 0)
     if sizes is not None:
         return torch.split_with_sizes(x, sizes.tolist(), dim=axis)
-    return torch.tensor_split(x, _int(node, "num_outputs", len(node.outputs)), dim=axis)
+    if "split" in node.attributes:  # before opset 13
+        return torch.split_with_sizes(x, list(node.attributes["split"].as_ints()), dim=axis)
+    return torch.split(x, -(-x.shape[axis] // len(node.outputs)), dim=axis)
+
+
+def _cumsum(node: ir.Node, x: Tensor, axis: Tensor) -> Tensor:
+    along = int(axis)
+    x = x.flip(along) if _int(node, "reverse", 0) else x
+    total = torch.cumsum(x, along, dtype=x.dtype)
+    total = total - x if _int(node, "exclusive", 0) else total
+    return total.flip(along) if _int(node, "reverse", 0) else total
 
 
 _TYPES = {
     ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
     ir.DataType.DOUBLE: torch.float64,
     ir.DataType.INT64: torch.int64,
     ir.DataType.INT32: torch.int32,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.UINT8: torch.uint8,
     ir.DataType.BOOL: torch.bool,
 }
 
@@ -204,8 +222,15 @@ def _cast(node: ir.Node, x: Tensor) -> Tensor:
 
 
 def _constant_of_shape(node: ir.Node, shape: Tensor) -> Tensor:
-    value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else [0.0]
-    return torch.full(shape.tolist(), value[0].item() if hasattr(value[0], "item") else value[0])
+    if "value" not in node.attributes:
+        return torch.zeros(shape.tolist())
+    value = torch.tensor(node.attributes["value"].as_tensor().numpy())
+    return value.reshape(()).expand(shape.tolist())
+
+
+def _range(node: ir.Node, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
+    del node
+    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
 
 
 def _div(node: ir.Node, a: Tensor, b: Tensor) -> Tensor:
@@ -226,10 +251,11 @@ _OPS: dict[str, Callable[..., Any]] = {
     "Add": _plain(torch.add),
     "And": _plain(torch.logical_and),
     "Cast": _cast,
-    "Clip": _plain(_clip),
+    "Clip": _clip,
     "Concat": lambda node, *xs: torch.cat(xs, dim=_int(node, "axis", 0)),
     "ConstantOfShape": _constant_of_shape,
     "Cos": _plain(torch.cos),
+    "CumSum": _cumsum,
     "Div": _div,
     "Equal": _plain(torch.eq),
     "Erf": _plain(torch.erf),
@@ -245,15 +271,15 @@ _OPS: dict[str, Callable[..., Any]] = {
     "LessOrEqual": _plain(torch.le),
     "Log": _plain(torch.log),
     "MatMul": _plain(torch.matmul),
-    "Max": _plain(torch.maximum),
-    "Min": _plain(torch.minimum),
+    "Max": _plain(lambda *xs: functools.reduce(torch.maximum, xs)),
+    "Min": _plain(lambda *xs: functools.reduce(torch.minimum, xs)),
     "Mul": _plain(torch.mul),
     "Neg": _plain(torch.neg),
     "Not": _plain(torch.logical_not),
     "Or": _plain(torch.logical_or),
     "Pow": _plain(torch.pow),
     "RMSNormalization": _rms_norm,
-    "Range": _plain(lambda a, b, step: torch.arange(a.item(), b.item(), step.item())),
+    "Range": _range,
     "Reciprocal": _plain(torch.reciprocal),
     "ReduceL2": _reduce(lambda x, dims, keep: torch.linalg.vector_norm(x, dim=dims, keepdim=keep)),
     "ReduceMax": _reduce(lambda x, dims, keep: torch.amax(x, dim=dims, keepdim=keep)),

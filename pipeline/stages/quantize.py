@@ -83,6 +83,7 @@ def quantize(
             that differs from ``model.onnx``.
     """
     check_quantize(config)
+    _refuse_long_attention(source, config)
     if not texts:
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
@@ -218,17 +219,20 @@ def _tokenize(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]
     )
 
 
-def _scale_attention(
-    graph: ir.Model, source: SourceModel, config: PrecisionConfig, text: _Calibration
-) -> list[AttentionGemm]:
-    if not config.quantize_attention:
-        return []
-    if source.max_length > MAX_SEQUENCE:
+def _refuse_long_attention(source: SourceModel, config: PrecisionConfig) -> None:
+    if config.quantize_attention and source.max_length > MAX_SEQUENCE:
         raise ConfigError(
             f"precision.quantize_attention=true: {source.name} takes {source.max_length} tokens "
             f"and TensorRT fuses int8 attention up to {MAX_SEQUENCE} only, beyond that it is "
             f"slower than fp16; set it to false, or model.max_length={MAX_SEQUENCE}"
         )
+
+
+def _scale_attention(
+    graph: ir.Model, source: SourceModel, config: PrecisionConfig, text: _Calibration
+) -> list[AttentionGemm]:
+    if not config.quantize_attention:
+        return []
     nodes = find_attention_gemms(graph.graph)
     if not nodes:
         raise QuantizeError(

@@ -11,19 +11,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 import torch
-from architectures import (
-    ARCHITECTURES,
-    LAYERS,
-    MAX_LENGTH,
-    Architecture,
-    make_tokenizer,
-    save_encoder,
-)
+from architectures import ARCHITECTURES, LAYERS, MAX_LENGTH, Architecture
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
-from pipeline.datasets import Dataset
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.engines.torch import load_sentence_transformer
@@ -36,7 +28,6 @@ from pipeline.quant.scales import activation_scale
 from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.stages.build import build, make_profiles
-from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.tokens import TokenBatch, Tokenizer
 
@@ -96,22 +87,14 @@ CASES += [(name, Exporter.optimum) for name in ("bert", "mpnet", "distilbert", "
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].value}")
 def encoder(
     request: pytest.FixtureRequest,
-    sample: Dataset,
-    resolve_dir: Callable[[Path], SourceModel],
+    export_encoder: Callable[[str, Exporter], tuple[SourceModel, OnnxModel]],
     calibration_texts: Sequence[str],
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> Encoder:
     """Every architecture by the torch exporter, some by optimum as well."""
     name, exporter = request.param
-    root = tmp_path_factory.mktemp(name)
-    source = resolve_dir(
-        save_encoder(ARCHITECTURES[name], make_tokenizer(sample.calibration), root)
-    )
+    source, fp32 = export_encoder(name, exporter)
     return Encoder(
-        architecture=ARCHITECTURES[name],
-        source=source,
-        fp32=export(source, exporter, calibration_texts, root / "export"),
-        texts=calibration_texts,
+        architecture=ARCHITECTURES[name], source=source, fp32=fp32, texts=calibration_texts
     )
 
 

@@ -82,6 +82,70 @@ def test_transformed_statistics_are_those_of_the_transformed_rows() -> None:
     np.testing.assert_allclose(moved.moment, rows.T @ rows / 3)
 
 
+def test_the_sample_is_transformed_with_them() -> None:
+    model = ir.from_onnx_text(EMBEDDING)
+    seen = observe(model, [tensor(model, "seen")], [ids([[0, 1, 3]])])["seen"]
+    moved = seen.transformed(f32([-2.5, 0.5]), f32([2, 0.25]))
+    expected = (np.array([[1, -1], [2, -5], [-7, 4]]) - [-2.5, 0.5]) / [2, 0.25]
+    assert sorted(moved.sample.tolist()) == sorted(expected.tolist())
+    assert moved.tokens == 3
+
+
+def test_taken_statistics_are_those_of_the_channels_taken() -> None:
+    model = ir.from_onnx_text(EMBEDDING)
+    order = np.array([1, 0, 1])
+    rows = np.array([[1, -1], [2, -5], [-7, 4]])[:, order]
+    seen = observe(model, [tensor(model, "seen")], [ids([[0, 1, 3]])])["seen"].taken(order)
+    np.testing.assert_allclose(seen.low, rows.min(axis=0))
+    np.testing.assert_allclose(seen.high, rows.max(axis=0))
+    np.testing.assert_allclose(seen.mean, rows.mean(axis=0))
+    assert taken.moment is not None
+    np.testing.assert_allclose(seen.moment, rows.T @ rows / 3)
+    assert sorted(seen.sample.tolist()) == sorted(rows.tolist())
+    assert seen.tokens == 3
+
+
+COUNTING = """<ir_version: 8, opset_import: ["" : 20]>
+graph (int64[b,s] input_ids) => (float[b,s,2] out)
+<int64[1] last = {2}, float[2] both = {1, -1}>
+{ number = Cast <to = 1> (input_ids) column = Unsqueeze(number, last)
+  seen = Mul(column, both) out = Neg(seen) }"""
+
+
+def count_up(sizes: Sequence[int]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the samples of two tensors that say which token they were, the first one 0."""
+    model, starts = ir.from_onnx_text(COUNTING), np.cumsum([0, *sizes])
+    batches = [
+        ids([list(range(start, start + size))]) for start, size in zip(starts, sizes, strict=False)
+    ]
+    seen = observe(model, [tensor(model, "seen"), tensor(model, "out")], batches)
+    assert {name: entry.tokens for name, entry in seen.items()} == dict.fromkeys(seen, sum(sizes))
+    return {name: entry.sample.astype(np.int64) for name, entry in seen.items()}
+
+
+def test_a_small_set_is_sampled_whole() -> None:
+    samples = count_up([300, 1, 700])
+    assert sorted(samples["seen"][:, 0].tolist()) == list(range(1001))
+
+
+def test_every_tensor_keeps_the_same_1024_tokens() -> None:
+    samples = count_up([500] * 30)
+    assert samples["seen"].shape == samples["out"].shape == (1024, 2)
+    np.testing.assert_array_equal(samples["seen"], -samples["out"])
+    assert len(set(samples["seen"][:, 0].tolist())) == 1024
+
+
+def test_tokens_of_all_batches_are_equally_likely_to_be_kept() -> None:
+    picked = count_up([100, 1900, 2500, 500, 3000, 2000])["seen"][:, 0]
+    shares = np.histogram(picked, bins=10, range=(0, 10_000))[0] / 1024
+    assert shares.min() > 0.07
+    assert shares.max() < 0.13
+
+
+def test_the_sample_is_the_same_every_time() -> None:
+    np.testing.assert_array_equal(count_up([900] * 4)["seen"], count_up([900] * 4)["seen"])
+
+
 def test_ranges_equal_what_pytorch_feeds_its_linear_layers(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,

@@ -1,0 +1,78 @@
+"""The int8 presets: what they set, and that each is published under its own name."""
+
+import json
+from pathlib import Path
+
+import command_line
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pipeline.config import (
+    CONF_DIR,
+    NumericType,
+    PipelineConfig,
+    PrecisionConfig,
+    Rounding,
+    register_schema,
+)
+from pipeline.stages.quantize import check_quantize
+
+
+def load(preset: str) -> PrecisionConfig:
+    register_schema()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", [f"precision={preset}"]))
+    assert isinstance(config, PipelineConfig)
+    check_quantize(config.precision)
+    return config.precision
+
+
+def test_int8_is_what_the_schema_defaults_to_but_for_the_choice_of_strengths() -> None:
+    default = load("int8")
+    assert len(default.smoothing_alphas) > 1
+    default.smoothing_alphas = PrecisionConfig().smoothing_alphas
+    assert default == PrecisionConfig(name="int8", type=NumericType.int8)
+
+
+def test_int8_fast_takes_less_text_and_makes_fewer_choices() -> None:
+    fast, default = load("int8_fast"), load("int8")
+    assert (fast.name, fast.type, fast.rounding) == (
+        "int8_fast",
+        NumericType.int8,
+        Rounding.nearest,
+    )
+    assert fast.calibration_sentences < default.calibration_sentences
+    assert len(fast.smoothing_alphas) == len(fast.activation_scales) == 1
+    assert fast.split_share == default.split_share
+
+
+def test_int8_max_is_int8_with_reconstruction() -> None:
+    strongest, default = load("int8_max"), load("int8")
+    assert strongest.reconstruction_steps > 0
+    default.name, default.reconstruction_steps = "int8_max", strongest.reconstruction_steps
+    assert strongest == default
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8_fast", "int8_max"])
+def test_by_default_every_gemm_is_in_int8_and_attention_is_not(preset: str) -> None:
+    assert load(preset).target.cosine_mean is None
+    assert not load(preset).quantize_attention
+
+
+@pytest.mark.slow
+def test_int8_fast_is_published_under_its_name(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command_line.run_command(
+        *command_line.settings(tiny_dir),
+        "precision=int8_fast",
+        "engine=onnxruntime",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    published = tmp_path / "artifacts" / "tiny" / "int8_fast"
+    assert (published / "model.onnx").stat().st_size > 0
+    said = json.loads((published / "report.json").read_text("utf-8"))
+    assert "int8_fast" in json.dumps(said)

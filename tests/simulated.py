@@ -1,0 +1,89 @@
+"""A graph up to where the quantize stage simulates it: conditioned, rounded, no Q/DQ yet."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pipeline.config import NumericType, PrecisionConfig
+from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
+from pipeline.engines.onnxruntime import open_session
+from pipeline.graph import load_graph, prune, save_graph
+from pipeline.quant.attention import (
+    AttentionGemm,
+    find_attention_gemms,
+    insert_attention_qdq,
+    scale_attention,
+)
+from pipeline.quant.conditioning import condition
+from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
+from pipeline.quant.qdq import insert_qdq
+from pipeline.quant.quantized import QuantizedGroup, quantize_group
+from pipeline.quant.simulation import Simulation
+from pipeline.quant.statistics import observe, unpadded_batches
+from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """Groups in int8 beside the fp32 graph that they belong to."""
+
+    graph: ir.Model
+    groups: list[QuantizedGroup]
+    attention: list[AttentionGemm]
+    tokenizer: Tokenizer
+    rows: list[TokenRow]
+
+    @cached_property
+    def simulation(self) -> Simulation:
+        return Simulation(self.graph.graph, self.groups, self.attention)
+
+    def write(self, int8: Collection[str], path: Path) -> None:
+        """Write the Q/DQ graph with those GEMMs in int8; the simulation is of no use afterwards."""
+        for group in self.groups:
+            insert_qdq(self.graph.graph, group, int8)
+        insert_attention_qdq(self.graph.graph, self.attention)
+        prune(self.graph)
+        save_graph(self.graph, path, precision=NumericType.int8, source_sha256="")
+
+
+def prepare(
+    fp32: OnnxModel, source: SourceModel, texts: Sequence[str], config: PrecisionConfig
+) -> Prepared:
+    """Condition a graph and round its weights, calibrated on ``texts``, as the stage does."""
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    rows = tokenizer.rows(texts)
+    graph = load_graph(fp32)
+    groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
+    tensors = [group.activation for group in groups]
+    seen = observe(graph, tensors, unpadded_batches(tokenizer, rows))
+    conditioned = condition(graph.graph, groups, seen, seen, config)
+    attention = []
+    if config.quantize_attention:
+        nodes = find_attention_gemms(graph.graph)
+        attention = scale_attention(graph, nodes, unpadded_batches(tokenizer, rows))
+    quantized = [
+        quantize_group(
+            item.group,
+            item.fitted,
+            item.step,
+            rounding=config.rounding,
+            correct_bias=config.bias_correction,
+        )
+        for item in conditioned
+    ]
+    return Prepared(
+        graph=graph, groups=quantized, attention=attention, tokenizer=tokenizer, rows=rows
+    )
+
+
+def run_unoptimized(path: Path, batch: TokenBatch) -> npt.NDArray[np.float32]:
+    """Return the embeddings that the graph gives, node by node as it is written."""
+    session = open_session(path, optimize=False)
+    names = [value.name for value in session.get_inputs()]
+    embeddings: npt.NDArray[np.float32] = session.run([GRAPH_OUTPUT], batch.feed(names))[0]
+    return embeddings
