@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.errors import QuantizeError
+from pipeline.contracts import SourceModel
+from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import constant
 from pipeline.quant.qdq import insert_activation_qdq
 from pipeline.quant.scales import LEVELS, representable
@@ -57,14 +58,31 @@ def _leads_to_softmax(node: ir.Node) -> bool:
     return node.op_type == "Softmax"
 
 
-def scale_attention(
-    model: ir.Model, nodes: Sequence[ir.Node], batches: Iterable[TokenBatch]
-) -> list[AttentionGemm]:
-    """Return the GEMMs with steps that cover every calibrated value.
+def check_attention(source: SourceModel) -> None:
+    """Refuse models whose attention TensorRT does not fuse in int8.
 
     Raises:
-        QuantizeError: an input holds NaN or infinite values.
+        ConfigError: the model takes more tokens than ``MAX_SEQUENCE``.
     """
+    if source.max_length > MAX_SEQUENCE:
+        raise ConfigError(
+            f"precision.quantize_attention=true: {source.name} takes {source.max_length} tokens "
+            f"and TensorRT fuses int8 attention up to {MAX_SEQUENCE} only, beyond that it is "
+            f"slower than fp16; set it to false, or model.max_length={MAX_SEQUENCE}"
+        )
+
+
+def scale_attention(model: ir.Model, batches: Iterable[TokenBatch]) -> list[AttentionGemm]:
+    """Return a graph's attention GEMMs with steps that cover every calibrated value.
+
+    Raises:
+        QuantizeError: there are none, or an input holds NaN or infinite values.
+    """
+    nodes = find_attention_gemms(model.graph)
+    if not nodes:
+        raise QuantizeError(
+            "no attention GEMM found in the graph; set precision.quantize_attention=false"
+        )
     tensors = list({v.name: v for node in nodes for v in node.inputs if v is not None}.values())
     largest: dict[str, float] = {}
     for values in run_observed(model, tensors, batches):

@@ -1,5 +1,6 @@
 """Write the int8 graph in the two forms that ship, and compare graphs by their embeddings."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,12 +8,43 @@ import onnx_ir as ir
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import HighPrecision, NumericType
-from pipeline.contracts import OnnxModel
+from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.errors import QuantizeError
 from pipeline.graph import load_graph, save_graph
 from pipeline.half import cast_to_half, refuse_subgraphs
 from pipeline.quant.qdq import to_unsigned_activations
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+
+log = logging.getLogger(__name__)
+
+
+MIN_TWIN_COSINE = 0.995
+"""TensorRT's graph must agree with ``model.onnx`` to this. fp16 moves values near the middle of two
+steps to the other one, so they are not equal; a graph that is broken is far off."""
+
+MIN_FOLD_COSINE = 0.99999
+"""Splitting and smoothing must leave the fp32 function unchanged to this cosine."""
+
+
+def check_fold(
+    graph: ir.Model, model: OnnxModel, source: SourceModel, batch: TokenBatch, out_dir: Path
+) -> None:
+    """Compare the graph with the model it was made from, both in fp32.
+
+    Raises:
+        QuantizeError: a cosine below ``MIN_FOLD_COSINE``.
+    """
+    path = out_dir / "smoothed.onnx"
+    smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
+    worst = worst_cosine(model, smoothed, batch)
+    for file in out_dir.glob("smoothed.onnx*"):
+        file.unlink()
+    if not worst >= MIN_FOLD_COSINE:
+        raise QuantizeError(
+            f"{source.name}: smoothing changed the fp32 function (cosine {worst:.6f}, expected at "
+            f"least {MIN_FOLD_COSINE}); set precision.smoothing_alphas=[0.5]"
+        )
 
 
 def write_forms(
@@ -37,6 +69,29 @@ def write_forms(
     to_unsigned_activations(graph.graph)
     unsigned = save_graph(graph, out_dir / "model.onnx", precision=kind, source_sha256=model.sha256)
     return unsigned, signed
+
+
+def check_twin(
+    unsigned: OnnxModel,
+    signed: OnnxModel,
+    source: SourceModel,
+    batch: TokenBatch,
+    high_precision: HighPrecision,
+) -> float:
+    """Return how well the two forms agree: the lowest cosine.
+
+    Raises:
+        QuantizeError: below ``MIN_TWIN_COSINE``.
+    """
+    worst = worst_cosine(unsigned, signed, batch)
+    log.info("the engines' graph agrees with model.onnx: worst cosine %.6f", worst)
+    if not worst >= MIN_TWIN_COSINE:
+        raise QuantizeError(
+            f"{source.name}: with precision.high_precision={high_precision} the graph for TensorRT "
+            f"differs from model.onnx: cosine {worst:.6f}, expected at least {MIN_TWIN_COSINE}; "
+            "set precision.high_precision=fp32"
+        )
+    return worst
 
 
 def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:

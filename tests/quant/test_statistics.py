@@ -99,7 +99,7 @@ def test_taken_statistics_are_those_of_the_channels_taken() -> None:
     np.testing.assert_allclose(seen.low, rows.min(axis=0))
     np.testing.assert_allclose(seen.high, rows.max(axis=0))
     np.testing.assert_allclose(seen.mean, rows.mean(axis=0))
-    assert taken.moment is not None
+    assert seen.moment is not None
     np.testing.assert_allclose(seen.moment, rows.T @ rows / 3)
     assert sorted(seen.sample.tolist()) == sorted(rows.tolist())
     assert seen.tokens == 3
