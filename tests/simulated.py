@@ -15,7 +15,6 @@ from pipeline.engines.onnxruntime import open_session
 from pipeline.graph import load_graph, prune, save_graph
 from pipeline.quant.attention import (
     AttentionGemm,
-    find_attention_gemms,
     insert_attention_qdq,
     scale_attention,
 )
@@ -64,8 +63,7 @@ def prepare(
     conditioned = condition(graph.graph, groups, seen, seen, config)
     attention = []
     if config.quantize_attention:
-        nodes = find_attention_gemms(graph.graph)
-        attention = scale_attention(graph, nodes, unpadded_batches(tokenizer, rows))
+        attention = scale_attention(graph, unpadded_batches(tokenizer, rows))
     quantized = [
         quantize_group(
             item.group,

@@ -103,7 +103,7 @@ def test_steps_cover_every_calibrated_value(
     nodes = find_attention_gemms(graph.graph)
     batches = list(unpadded_batches(tiny_tokenizer, tiny_tokenizer.rows(calibration_texts[::4])))
     assert len(batches) > 3
-    scaled = scale_attention(graph, nodes, batches)
+    scaled = scale_attention(graph, batches)
     tensors = [value for node in nodes for value in node.inputs if value is not None]
     seen = list(run_observed(graph, tensors, batches))
     steps = [step for gemm in scaled for step in gemm.steps]
