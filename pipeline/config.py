@@ -110,7 +110,7 @@ class PrecisionConfig:
     type: NumericType = MISSING
     calibration_sentences: int = 1024
     held_back: float = 0.2
-    spans_per_sentence: int = 4
+    spans_per_sentence: int = 3
     split_share: float = 0.02
     smoothing_alphas: list[float] = field(default_factory=lambda: [0.9])
     shift: bool = True
