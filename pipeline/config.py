@@ -112,7 +112,7 @@ class PrecisionConfig:
     held_back: float = 0.2
     spans_per_sentence: int = 3
     split_share: float = 0.02
-    smoothing_alphas: list[float] = field(default_factory=lambda: [0.9])
+    smoothing_alphas: list[float] = field(default_factory=lambda: [0.8, 0.85, 0.9, 0.95])
     shift: bool = True
     activation_scales: list[ScaleMethod] = field(default_factory=lambda: [ScaleMethod.max])
     rounding: Rounding = Rounding.gptq
