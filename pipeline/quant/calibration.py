@@ -30,6 +30,11 @@ class Calibration:
     held: Sequence[TokenRow]
     spans: int
 
+    @property
+    def sentences(self) -> Sequence[TokenRow]:
+        """``fitted`` without the spans."""
+        return self.fitted[: len(self.fitted) - self.spans]
+
 
 def tokenize(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]) -> Calibration:
     """Choose the text, and hold a part of it back, spread over its kinds."""
@@ -71,7 +76,7 @@ def observe_groups(
 
 def describe_calibration(text: Calibration) -> dict[str, Any]:
     """Return what the report says of the text."""
-    fitted = text.fitted[: len(text.fitted) - text.spans]
+    fitted = text.sentences
     held = text.held if len(fitted) < len(text.texts) else []
     lengths = np.array([len(row.ids) for row in (*fitted, *held)])
     return {

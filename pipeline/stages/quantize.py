@@ -43,7 +43,7 @@ def quantize(
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
     text = tokenize(source, config, texts)
-    batch = probe(text.tokenizer, text.fitted)
+    batch = probe(text.tokenizer, text.sentences)
     graph = load_graph(model)
     groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
     if not groups:
