@@ -292,7 +292,8 @@ def test_html_of_a_pass(report: MakeReport, result: ArtifactResult) -> None:
 def test_html_lists_every_gemm_with_its_error(report: MakeReport, result: ArtifactResult) -> None:
     html = render_html(report(result).data)
     assert "36 integer, 12 float" in html
-    for text in ("layer.0.query", "32 × 96", "0.0001", "width:25.0%"):
+    assert "<code>layer.0.</code>" in html
+    for text in (">query<", ">output<", "32 × 96", "1.0e-04", "width:25.0%"):
         assert text in html
     assert '<td class="warn">fp16</td>' in html
 
@@ -305,7 +306,7 @@ def test_html_with_a_target_shows_what_each_gemm_costs_the_embeddings(
     target = {"cosine_mean": 0.9995, "held_back_cosine_mean": 0.99962}
     monkeypatch.setitem(QUANTIZATION, "target", target)
     html = render_html(report(result).data)
-    assert "7e-05" in html
+    assert "7.0e-05" in html
     assert "0.99962 with 1 GEMMs left in high precision" in html
 
 
