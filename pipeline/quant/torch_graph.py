@@ -34,8 +34,8 @@ class TorchGraph:
         unknown = sorted({n.op_type for n in self._nodes} - _OPS.keys())
         if unknown:
             raise QuantizeError(
-                f"reconstruction cannot run the operators {', '.join(unknown)} of this graph; set "
-                "precision.reconstruction_steps=0"
+                f"PyTorch cannot run the operators {', '.join(unknown)} of this graph; set "
+                "precision.reconstruction_steps=0 and precision.target.cosine_mean=null"
             )
         self._inputs = {value.name or "": value for value in graph.inputs}
         self._constants = {
