@@ -137,7 +137,8 @@ class Bench:
         job = self._cache / "work" / f"{row.name}.json"
         job.write_text(json.dumps(self._job(row, out)), "utf-8")
         module = f"benchmarks.int8_quality.peers.{row.script}"
-        _call([str(python), "-m", module, str(job)], self._cache / "logs" / f"{row.name}.log")
+        log_file = self._cache / "logs" / f"{row.name}.log"
+        _call([str(python), "-m", module, str(job)], log_file, cwd=out)
         done = json.loads((out / "done.json").read_text("utf-8"))
         file, embeddings = Path(done["file"]), out / "embeddings.npy"
         return Made(
@@ -181,8 +182,8 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in (path, *beside) if p.is_file())
 
 
-def _call(command: list[str], log_file: Path) -> None:
-    """Run a command at the top of the checkout, offline, its output in a file.
+def _call(command: list[str], log_file: Path, *, cwd: Path = ROOT) -> None:
+    """Run a command offline, its output in a file; quantizers drop their scrap in ``cwd``.
 
     Raises:
         RowError: it failed; the message is its last line.
@@ -192,7 +193,7 @@ def _call(command: list[str], log_file: Path) -> None:
     with log_file.open("w") as stream:
         done = subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env=environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
