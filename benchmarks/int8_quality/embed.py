@@ -11,10 +11,10 @@ from pipeline.contracts import GRAPH_OUTPUT, SourceModel
 from pipeline.engines import Encoder
 from pipeline.engines.onnxruntime import open_session
 from pipeline.engines.torch import TorchEncoder
-from pipeline.tokens import TokenBatch, Tokenizer, by_length
+from pipeline.runtime import TextEncoder
+from pipeline.tokens import TokenBatch, Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
-BATCH_SIZE = 32
 
 
 class GraphEncoder:
@@ -47,17 +47,17 @@ def mean_pool(tokens: FloatArray, mask: npt.NDArray[np.int64]) -> FloatArray:
     return unit.astype(np.float32)
 
 
-def embed(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str]) -> FloatArray:
+def embed(encoder: Encoder, source: SourceModel, texts: Sequence[str]) -> FloatArray:
     """Return one embedding a text in the order given; batches hold texts of similar length."""
-    rows = tokenizer.rows(texts)
-    parts: dict[int, FloatArray] = {}
-    for indices in by_length(rows, BATCH_SIZE):
-        vectors = encoder.encode(tokenizer.pad([rows[i] for i in indices]))
-        parts |= dict(zip(indices, vectors, strict=True))
-    return np.stack([parts[i] for i in range(len(rows))])
+    return TextEncoder(
+        Tokenizer(source.assets, max_length=source.max_length),
+        encoder,
+        dimension=source.dimension,
+        prompts={},
+        default_prompt=None,
+    ).encode(texts)
 
 
 def embed_reference(source: SourceModel, texts: Sequence[str]) -> FloatArray:
     """Return what PyTorch computes in fp32."""
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    return embed(TorchEncoder(source, device=Device.cpu), tokenizer, texts)
+    return embed(TorchEncoder(source, device=Device.cpu), source, texts)

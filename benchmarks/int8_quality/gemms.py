@@ -122,6 +122,10 @@ def count_onnx(model: onnx.ModelProto) -> Gemms:
             seen["embeddings"] += graph.is_int8_constant(node.input[0])
         elif node.op_type not in _SHAPE_OPS | _QUANTIZERS:
             other[node.op_type] += sum(map(graph.is_quantized_activation, node.input))
+    return _total(seen, other, dynamic=dynamic)
+
+
+def _total(seen: Counter[str], other: Counter[str], *, dynamic: bool) -> Gemms:
     activations = seen["int8"] + seen["attention"] + sum(other.values()) > 0
     return Gemms(
         linear=seen["linear"],
@@ -193,13 +197,4 @@ def _count_openvino(root: ElementTree.Element) -> Gemms:
             seen["embeddings"] += int8_constant(reads[0])
         elif kind(key) not in _SHAPE_OPS:
             other[kind(key)] += sum(map(quantized, reads))
-    activations = seen["int8"] + seen["attention"] + sum(other.values()) > 0
-    return Gemms(
-        linear=seen["linear"],
-        int8=seen["int8"],
-        weight_only=seen["weight_only"],
-        attention=seen["attention"],
-        embeddings=seen["embeddings"],
-        other={name: n for name, n in sorted(other.items()) if n},
-        static=True if activations else None,
-    )
+    return _total(seen, other, dynamic=False)

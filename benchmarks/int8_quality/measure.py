@@ -152,7 +152,8 @@ class Bench:
         fp32 = self._cache / "artifacts" / MODEL / "fp32" / "model.onnx"
         if not fp32.is_file():
             self._publish("fp32")
-        rows = self._tokenizer().rows(self.texts.calibration)
+        tokenizer = Tokenizer(self._source.assets, max_length=self._source.max_length)
+        rows = tokenizer.rows(self.texts.calibration)
         return {
             "model": str(self._source.path),
             "fp32": str(fp32),
@@ -164,10 +165,7 @@ class Bench:
         }
 
     def _embed(self, graph: Path) -> FloatArray:
-        return embed(GraphEncoder(graph), self._tokenizer(), self.texts.unique)
-
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._source.assets, max_length=self._source.max_length)
+        return embed(GraphEncoder(graph), self._source, self.texts.unique)
 
 
 def _resolve(cache: Path) -> SourceModel:

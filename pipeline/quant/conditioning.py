@@ -13,7 +13,14 @@ from pipeline.progress import track
 from pipeline.quant.gemms import GemmGroup
 from pipeline.quant.scales import LEVELS, activation_scale
 from pipeline.quant.smoothing import Smoother, midrange
-from pipeline.quant.splitting import choose_copies, difficulty, find_expansion, split, stagger
+from pipeline.quant.splitting import (
+    IntArray,
+    choose_copies,
+    difficulty,
+    find_expansion,
+    split,
+    stagger,
+)
 from pipeline.quant.statistics import Activation
 from pipeline.quant.strength import choose_strength
 
@@ -56,9 +63,8 @@ def condition(
     done = []
     for group in track(groups[::-1], "smooth", total=len(groups)):
         seen, unseen = fitted[group.name], held[group.name]
-        copies = splits.get(group.name)
-        if copies is not None:
-            order = np.repeat(np.arange(len(copies)), copies)
+        copies, order = splits.get(group.name, (None, None))
+        if order is not None:
             seen, unseen = seen.taken(order), unseen.taken(order)
         shifts = config.shift and smoother.can_shift(group)
         shift = midrange(seen) if shifts else np.zeros_like(seen.low)
@@ -99,8 +105,11 @@ def _split_outliers(
     groups: Sequence[GemmGroup],
     fitted: Mapping[str, Activation],
     share: float,
-) -> dict[str, np.ndarray]:
-    """Copy outlier channels where that takes no operator; return the copies by tensor."""
+) -> dict[str, tuple[IntArray, IntArray]]:
+    """Copy outlier channels where that takes no operator.
+
+    Returns, by tensor, how often each channel appears and where each channel now comes from.
+    """
     gemms = {gemm.output: gemm for group in groups for gemm in group.gemms}
     splits = {}
     for group in groups:
@@ -111,6 +120,5 @@ def _split_outliers(
         weights = [gemm.weight for gemm in group.gemms]
         copies = choose_copies(difficulty(seen.magnitude(midrange(seen)), weights), share)
         if copies.max() > 1:
-            split(graph, group, expansion, copies)
-            splits[group.name] = copies
+            splits[group.name] = (copies, split(graph, group, expansion, copies))
     return splits

@@ -47,18 +47,20 @@ def choose_strength(
     """
     best: Strength | None = None
     least = np.inf
+    exact = held.sample[:_TOKENS] - shift
+    variances = [np.var(exact @ weight, axis=0).sum() for weight in weights]
     for alpha in alphas:
         factors = smoothing_factors(fitted.magnitude(shift), weights, alpha)
         smoothed = fitted.transformed(shift, factors)
-        tokens = (held.sample[:_TOKENS] - shift) / factors
+        tokens = exact / factors
         for method in methods:
             if len(alphas) == len(methods) == 1:
                 return Strength(alpha=alpha, method=method, factors=factors)
             step = activation_scale(smoothed, method)
             lost = fake_quantize(tokens, step) - tokens
             error = sum(
-                _relative_error(tokens, lost, weight * factors[:, None], rounding_share)
-                for weight in weights
+                _error(tokens, lost, weight * factors[:, None], rounding_share) / variance
+                for weight, variance in zip(weights, variances, strict=True)
             )
             if best is None or error < least:
                 best, least = Strength(alpha=alpha, method=method, factors=factors), error
@@ -66,14 +68,13 @@ def choose_strength(
     return best
 
 
-def _relative_error(
+def _error(
     tokens: FloatArray, lost: FloatArray, weight: FloatArray, rounding_share: float
 ) -> float:
-    """Return the error's share of the variance of ``tokens @ weight``.
+    """Return the mean squared error of ``tokens @ weight``, summed over outputs.
 
     That of the activations is computed, that of the weights is the usual Δ²/12 per weight.
     """
-    variance = np.var(tokens @ weight, axis=0).sum()
     activations = np.square(lost @ weight).mean(axis=0).sum()
     rounding = np.square(weight_scales(weight)).sum() / 12 * np.var(tokens, axis=0).sum()
-    return float((activations + rounding_share * rounding) / variance)
+    return float(activations + rounding_share * rounding)

@@ -114,7 +114,7 @@ def _slice(
         x = (
             x.index_select(axis, torch.tensor(list(picked), dtype=torch.int64))
             if step != 1
-            else (x.narrow(axis, picked.start, len(picked)))
+            else x.narrow(axis, picked.start, len(picked))
         )
     return x
 
