@@ -1,6 +1,6 @@
 """A graph up to where the quantize stage simulates it: conditioned, rounded, no Q/DQ yet."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.config import NumericType, PrecisionConfig
+from pipeline.config import NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import open_session
 from pipeline.graph import load_graph, prune, save_graph
@@ -19,11 +19,12 @@ from pipeline.quant.attention import (
     scale_attention,
 )
 from pipeline.quant.conditioning import condition
-from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
+from pipeline.quant.gemms import FloatArray, GemmGroup, add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
 from pipeline.quant.quantized import QuantizedGroup, quantize_group
+from pipeline.quant.scales import activation_scale
 from pipeline.quant.simulation import Simulation
-from pipeline.quant.statistics import observe, unpadded_batches
+from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
 
@@ -85,3 +86,27 @@ def run_unoptimized(path: Path, batch: TokenBatch) -> npt.NDArray[np.float32]:
     names = [value.name for value in session.get_inputs()]
     embeddings: npt.NDArray[np.float32] = session.run([GRAPH_OUTPUT], batch.feed(names))[0]
     return embeddings
+
+
+def insert_naive_qdq(
+    graph: ir.Graph, groups: Sequence[GemmGroup], observed: Mapping[str, Activation]
+) -> None:
+    """Put every GEMM in int8 as it is: largest value to 127, weights to nearest."""
+    for group in groups:
+        seen = observed[group.name]
+        naive = quantize_group(
+            group, seen, activation_scale(seen), rounding=Rounding.nearest, correct_bias=False
+        )
+        insert_qdq(graph, naive, [gemm.name for gemm in group.gemms])
+
+
+def statistics_of(tokens: FloatArray) -> Activation:
+    """Return the statistics of tokens that are all in the sample."""
+    return Activation(
+        tokens=len(tokens),
+        low=tokens.min(axis=0),
+        high=tokens.max(axis=0),
+        mean=tokens.mean(axis=0, dtype=np.float64),
+        moment=tokens.T.astype(np.float64) @ tokens / len(tokens),
+        sample=tokens,
+    )

@@ -12,9 +12,10 @@ import onnx_ir as ir
 import pytest
 import torch
 from architectures import ARCHITECTURES, LAYERS, MAX_LENGTH, Architecture
+from simulated import insert_naive_qdq
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig, Rounding
+from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig
 from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
@@ -22,9 +23,6 @@ from pipeline.engines.torch import load_sentence_transformer
 from pipeline.graph import load_graph, prune, save_graph
 from pipeline.quant.folds import Fold
 from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.quant.qdq import insert_qdq
-from pipeline.quant.quantized import quantize_group
-from pipeline.quant.scales import activation_scale
 from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.stages.build import build, make_profiles
@@ -183,16 +181,7 @@ def test_int8_recovers_what_outliers_wreck(
     encoder: Encoder, int8: Graphs, batch: TokenBatch, tmp_path: Path
 ) -> None:
     rough, observed = load_graph(encoder.fp32), encoder.before[2]
-    for group in find_gemm_groups(rough.graph):
-        seen = observed[group.name]
-        naive = quantize_group(
-            group,
-            seen,
-            activation_scale(seen),
-            rounding=Rounding.nearest,
-            correct_bias=False,
-        )
-        insert_qdq(rough.graph, naive, [gemm.name for gemm in group.gemms])
+    insert_naive_qdq(rough.graph, find_gemm_groups(rough.graph), observed)
     prune(rough)
     path = tmp_path / "rough.onnx"
     save_graph(rough, path, precision=NumericType.int8, source_sha256="")

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from simulated import statistics_of as seen
 
 from pipeline.config import Rounding
 from pipeline.graph import add_initializer
@@ -11,7 +12,6 @@ from pipeline.quant.gemms import GemmGroup, find_gemm_groups
 from pipeline.quant.quantized import output_errors, quantize_group
 from pipeline.quant.rounding import round_gptq
 from pipeline.quant.scales import weight_scales
-from pipeline.quant.statistics import Activation
 
 STEP = np.float32(0.125)
 
@@ -40,17 +40,6 @@ def group() -> GemmGroup:
         node.replace_input_with(1, add_initializer(graph, f"weight{index}", WEIGHTS[index]))
     (found,) = find_gemm_groups(graph)
     return found
-
-
-def seen(tokens: FloatArray) -> Activation:
-    return Activation(
-        tokens=len(tokens),
-        low=tokens.min(axis=0),
-        high=tokens.max(axis=0),
-        mean=tokens.mean(axis=0, dtype=np.float64),
-        moment=tokens.T.astype(np.float64) @ tokens / len(tokens),
-        sample=tokens,
-    )
 
 
 @pytest.mark.parametrize("correct_bias", [False, True])

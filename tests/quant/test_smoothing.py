@@ -7,17 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from simulated import insert_naive_qdq
 
 from pipeline.bench.agreement import row_cosines
-from pipeline.config import NumericType, Rounding
+from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph import load_graph, prune, save_graph
 from pipeline.quant.folds import Fold
 from pipeline.quant.gemms import GemmGroup, find_gemm_groups
-from pipeline.quant.qdq import insert_qdq
-from pipeline.quant.quantized import quantize_group
-from pipeline.quant.scales import activation_scale
 from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.quant.statistics import Activation, observe, unpadded_batches
 from pipeline.tokens import TokenBatch, Tokenizer
@@ -216,16 +214,7 @@ def test_int8_agrees_better_with_smoothing_than_without(
     rough = load_graph(outlier_fp32)
     groups = find_gemm_groups(rough.graph)
     observed = watch(rough, groups)
-    for group in groups:
-        seen = observed[group.name]
-        naive = quantize_group(
-            group,
-            seen,
-            activation_scale(seen),
-            rounding=Rounding.nearest,
-            correct_bias=False,
-        )
-        insert_qdq(rough.graph, naive, [gemm.name for gemm in group.gemms])
+    insert_naive_qdq(rough.graph, groups, observed)
     prune(rough)
     fine = quantize_tiny(outlier_fp32, outlier_source).portable
     without = row_cosines(reference, embed(rough))

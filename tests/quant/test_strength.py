@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from simulated import statistics_of as seen
 
 from pipeline.config import ScaleMethod
 from pipeline.quant.scales import activation_scale, fake_quantize, weight_scales
 from pipeline.quant.smoothing import smoothing_factors
-from pipeline.quant.statistics import Activation
 from pipeline.quant.strength import Strength, choose_strength
 
 CHANNELS = 32
@@ -18,18 +18,6 @@ FloatArray = npt.NDArray[np.float32]
 
 def draw(seed: int, *shape: int) -> FloatArray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def seen(tokens: FloatArray) -> Activation:
-    """Return the statistics of tokens that are all in the sample."""
-    return Activation(
-        tokens=len(tokens),
-        low=tokens.min(axis=0),
-        high=tokens.max(axis=0),
-        mean=tokens.mean(axis=0, dtype=np.float64),
-        moment=tokens.T.astype(np.float64) @ tokens / len(tokens),
-        sample=tokens,
-    )
 
 
 def choose(
