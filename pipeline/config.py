@@ -185,6 +185,7 @@ class PipelineConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     exporter: Exporter = Exporter.torch
+    optimize: bool = True
     artifacts_dir: str = "artifacts"
 
 

@@ -12,6 +12,7 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── ExportError      the exporter refused, or the graph does not compute what the model does
     ├── QuantizeError    nothing to quantize, or a fold changed the function
     ├── CastError        the graph cannot be cast to the precision asked for
+    ├── OptimizeError    a rewrite of model.onnx changed what it computes
     ├── BuildError       TensorRT could not parse or build, or its process died
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
@@ -45,6 +46,10 @@ class QuantizeError(PipelineError):
 
 class CastError(PipelineError):
     """The graph cannot be cast to another floating-point type."""
+
+
+class OptimizeError(PipelineError):
+    """A rewrite of ``model.onnx`` changed what it computes."""
 
 
 class BuildError(PipelineError):

@@ -6,7 +6,7 @@ Inputs int64 ``input_ids``, ``attention_mask`` and, where the exported model tak
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,31 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def target_sizes(node: ir.Node) -> list[int | None] | None:
+    """Return a Reshape's target, None for each size known at run time only."""
+    target = node.inputs[1]
+    concat = target.producer() if target is not None else None
+    if constant(target) is not None:
+        parts: Sequence[ir.Value | None] = [target]
+    elif concat is not None and concat.op_type == "Concat":
+        parts = concat.inputs
+    else:
+        return None
+    sizes: list[int | None] = []
+    for part in parts:
+        array = constant(part)
+        if array is not None:
+            sizes += [None if size == -1 else int(size) for size in array]
+        elif part is not None and part.shape is not None and list(part.shape) == [1]:
+            sizes.append(None)
+        else:
+            return None
+    shape = node.outputs[0].shape
+    dims = shape if shape is not None else [None] * len(sizes)
+    known = [dim if isinstance(dim, int) else None for dim in dims]
+    return [known[i] if size is None else size for i, size in enumerate(sizes)]
 
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:

@@ -16,6 +16,7 @@ from pipeline.report.data import StageTime, make_report
 from pipeline.stages.build import build, plan_build
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
+from pipeline.stages.optimize import optimize
 from pipeline.stages.publish import publish, reject
 from pipeline.stages.quantize import check_quantize, quantize
 from pipeline.stages.resolve import resolve
@@ -48,6 +49,9 @@ def run(config: PipelineConfig) -> Outcome:
         with clock.stage("export"):
             fp32 = export(source, config.exporter, dataset.calibration, work / "export")
         graphs = _to_precision(fp32, source, config, dataset, work, clock)
+        if config.optimize:
+            with clock.stage("optimize"):
+                graphs = optimize(graphs, source, dataset.calibration, work / "optimize")
         engines = []
         for runtime in plan.runtimes:
             with clock.stage(f"build {runtime}"):

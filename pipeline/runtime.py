@@ -10,13 +10,14 @@ is used.
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config import NumericType
 from pipeline.contracts import sha256_file
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError, MeasureError
@@ -61,7 +62,8 @@ class TextEncoder:
         """Return one embedding a text, float32 ``[n, dim]`` in the order given (a str: ``[dim]``).
 
         Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
-        length, so padding stays small; a text's vector does not depend on its batch.
+        length, so padding stays small, and split where the engine is faster on smaller ones; a
+        text's vector does not depend on its batch.
 
         Raises:
             ValueError: ``batch_size`` below 1, or a prompt name the model does not have.
@@ -81,8 +83,8 @@ class TextEncoder:
         prefix = self._prompt(prompt_name, prompt)
         rows = self.tokenizer.rows([prefix + text for text in texts])
         embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for indices in by_length(rows, batch_size):
-            batch = self.tokenizer.pad([rows[i] for i in indices])
+        for indices in by_length(rows, batch_size, self.engine.max_tokens):
+            batch = self.tokenizer.pad([rows[i] for i in indices], bucketed=self.engine.bucketed)
             embeddings[indices] = self.engine.encode(batch)
         return embeddings
 
@@ -102,9 +104,10 @@ class TextEncoder:
 def load(directory: str | Path, engine: str = "auto") -> TextEncoder:
     """Load a bundle with its best engine for this machine, or with the ``engine`` named.
 
-    ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx`` or ``onnxruntime``. ``auto`` takes a
-    TensorRT plan that fits this GPU and version, else ONNX Runtime, and logs which. Every file is
-    checked against the manifest before it is opened.
+    ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx``, ``openvino`` or ``onnxruntime``.
+    ``auto`` takes a TensorRT plan that fits this GPU and version, else what ran ``model.onnx``
+    fastest when the bundle was validated and is installed here, and logs why not a plan. Every
+    file is checked against the manifest before it is opened.
 
     Raises:
         BundleError: no bundle there, a file that is not the one published, or the engine asked
@@ -192,7 +195,7 @@ class _Checker:
 
 
 def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> Encoder:
-    known = ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime")
+    known = ("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
     if wanted not in known:
         raise BundleError(f"engine {wanted!r}: expected one of {', '.join(known)}")
     reasons = []
@@ -211,16 +214,27 @@ def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> En
         raise BundleError(f"engine {wanted}: {detail}; load with engine='onnxruntime'")
     for reason in reasons:
         log.info("not used: %s", reason)
-    return _open_onnxruntime(checker, manifest)
+    if wanted == "openvino" or (wanted == "auto" and manifest.get("cpu_runtime") == "openvino"):
+        from pipeline.engines.openvino import OpenVINOEncoder, missing
 
-
-def _open_onnxruntime(checker: _Checker, manifest: dict[str, Any]) -> Encoder:
+        reason = missing()
+        if reason is None:
+            kind = NumericType(manifest["precision_type"])
+            return _open_model(checker, lambda path: OpenVINOEncoder(path, kind))
+        if wanted == "openvino":
+            raise BundleError(f"engine openvino: {reason}; load with engine='onnxruntime'")
+        log.info("not used: openvino: %s", reason)
     from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
+    cuda = manifest["precision_type"] != "int8"
+    return _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=cuda))
+
+
+def _open_model(checker: _Checker, open_: Callable[[Path], Encoder]) -> Encoder:
     path = checker.path("model.onnx")
     if checker.has("model.onnx.data"):
         checker.path("model.onnx.data")
     try:
-        return OnnxRuntimeEncoder(path, cuda=manifest["precision_type"] != "int8")
+        return open_(path)
     except MeasureError as error:
         raise BundleError(str(error)) from error

@@ -80,9 +80,13 @@ class Tokenizer:
             for e in self._tokenizer.encode_batch(list(texts))
         ]
 
-    def pad(self, rows: Sequence[TokenRow], *, length: int | None = None) -> TokenBatch:
-        """Pad rows to ``length`` tokens, or to the longest row."""
+    def pad(
+        self, rows: Sequence[TokenRow], *, length: int | None = None, bucketed: bool = False
+    ) -> TokenBatch:
+        """Pad rows to ``length`` tokens, or to the longest row, or to that one's ``bucket``."""
         width = max(len(row.ids) for row in rows) if length is None else length
+        if bucketed:
+            width = max(width, min(bucket(width), self.max_length))
         shape = (len(rows), width)
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
@@ -100,28 +104,38 @@ SHORTEST = 0.75
 """A batch at least a quarter full takes no row shorter than this share of its longest."""
 
 
-def by_length(rows: Sequence[TokenRow], batch_size: int) -> list[list[int]]:
+def by_length(
+    rows: Sequence[TokenRow], batch_size: int, max_tokens: int | None = None
+) -> list[list[int]]:
     """Group row indices into batches of similar length, longest first, at most ``batch_size`` each.
 
+    A batch padded to its longest row holds at most ``max_tokens`` tokens (but at least one row).
     Lengths differ most among the longest texts; batches end early there, or most of what is
     computed (and timed) would be padding.
     """
     batches: list[list[int]] = []
+    longest = room = 0
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
+        length = len(rows[i].ids)
         batch = batches[-1] if batches else []
-        full = len(batch) == batch_size
-        if (
-            not batch
-            or full
-            or (
-                len(batch) >= batch_size / 4
-                and len(rows[i].ids) < SHORTEST * len(rows[batch[0]].ids)
-            )
-        ):
+        uneven = len(batch) >= batch_size / 4 and length < SHORTEST * longest
+        if len(batch) == room or uneven:
+            longest = length
+            fit = batch_size if max_tokens is None else max_tokens // max(length, 1)
+            room = max(1, min(batch_size, fit))
             batches.append([i])
         else:
             batch.append(i)
     return batches
+
+
+def bucket(size: int) -> int:
+    """Return the next size of few: all up to 16, then eight between powers of two.
+
+    Padding to it costs at most an eighth, 3 % on average, and leaves 48 sizes up to 256.
+    """
+    step = 1 << max(0, (size - 1).bit_length() - 4)
+    return -(-size // step) * step
 
 
 def by_exact_length(

@@ -280,7 +280,7 @@ def test_link_out_of_the_bundle(bundle: Path) -> None:
 
 
 def test_unknown_engine(bundle: Path) -> None:
-    with pytest.raises(BundleError, match=r"'cuda'.*tensorrt_rtx, onnxruntime"):
+    with pytest.raises(BundleError, match=r"'cuda'.*tensorrt_rtx, openvino, onnxruntime"):
         load(bundle, "cuda")
 
 
@@ -298,6 +298,37 @@ def test_engine_that_was_not_built(int8_bundle: Path) -> None:
 
 def test_auto_falls_back_to_onnxruntime(fp32_bundle: Path, no_gpu: None) -> None:
     assert load(fp32_bundle).engine.name == "onnxruntime"
+
+
+def set_cpu_runtime(bundle: Path, name: str) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8")) | {"cpu_runtime": name}
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_auto_takes_what_was_fastest_when_validated(name: str, bundle: Path, no_gpu: None) -> None:
+    pytest.importorskip("openvino")
+    set_cpu_runtime(bundle, name)
+    assert load(bundle).engine.name == name
+
+
+def test_openvino_encodes_as_onnxruntime_does(int8_bundle: Path, fp32_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    for directory in (int8_bundle, fp32_bundle):
+        texts = [*TEXTS, "word " * 100]
+        ours, theirs = (load(directory, name).encode(texts) for name in ("openvino", "onnxruntime"))
+        assert row_cosines(ours, theirs).min() > 0.999
+
+
+def test_openvino_that_is_not_installed(
+    bundle: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engines.openvino.missing", lambda: "not installed")
+    set_cpu_runtime(bundle, "openvino")
+    assert load(bundle).engine.name == "onnxruntime"
+    with pytest.raises(BundleError, match=r"engine openvino: not installed.*engine='onnxruntime'"):
+        load(bundle, "openvino")
 
 
 def test_serving_needs_neither_torch_nor_hydra(int8_bundle: Path) -> None:

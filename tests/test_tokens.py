@@ -137,6 +137,17 @@ def test_by_length_ends_a_batch_early_rather_than_pad_much() -> None:
     ]
 
 
+def test_by_length_bounds_the_tokens_of_a_batch() -> None:
+    lengths = [60] * 5 + [10] * 25 + [5] * 3
+    batches = by_length(make_rows(lengths), 8, max_tokens=100)
+    assert [[lengths[i] for i in batch] for batch in batches] == [
+        *[[60]] * 5,
+        *[[10] * 8] * 3,
+        [10, 5],
+        [5, 5],
+    ]
+
+
 def test_by_exact_length_gives_batches_of_one_length_within_the_limits() -> None:
     lengths = random.Random(0).choices([1, 2, 3, 10, 99, 300], k=400)
     batches = by_exact_length(make_rows(lengths), max_tokens=200, max_batch=50)
@@ -145,6 +156,18 @@ def test_by_exact_length_gives_batches_of_one_length_within_the_limits() -> None
         (length,) = {lengths[i] for i in batch}
         assert len(batch) <= 50
         assert len(batch) * length <= 200 or len(batch) == 1
+
+
+@pytest.mark.parametrize(("length", "padded"), [(1, 1), (16, 16), (17, 18), (33, 36), (47, 48)])
+def test_padding_to_a_bucket(length: int, padded: int, tiny_tokenizer: Tokenizer) -> None:
+    batch = tiny_tokenizer.pad(make_rows([length, 1]), bucketed=True)
+    assert batch.input_ids.shape == (2, padded)
+    assert batch.tokens == length + 1
+
+
+def test_no_bucket_is_longer_than_the_model_takes(tiny_source: SourceModel) -> None:
+    tokenizer = Tokenizer(tiny_source.assets, max_length=45)
+    assert tokenizer.pad(make_rows([45]), bucketed=True).input_ids.shape == (1, 45)
 
 
 def test_no_rows_give_no_batches() -> None:

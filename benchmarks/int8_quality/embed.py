@@ -23,6 +23,9 @@ class GraphEncoder:
     Graphs that end in token embeddings are pooled here: mean over real tokens, then L2.
     """
 
+    max_tokens: int | None = None
+    bucketed = False
+
     def __init__(self, path: Path) -> None:
         """Open the graph."""
         self.name, self.device = "onnxruntime", "cpu"

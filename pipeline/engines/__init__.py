@@ -9,10 +9,16 @@ from pipeline.tokens import TokenBatch
 
 
 class Encoder(Protocol):
-    """What every runtime's encoder offers."""
+    """What every runtime's encoder offers, and the batches it is fast on.
+
+    ``max_tokens`` bounds a batch, padding counted; where ``bucketed``, a new shape is costly and
+    lengths are padded to ``pipeline.tokens.bucket``.
+    """
 
     name: str
     device: str
+    max_tokens: int | None
+    bucketed: bool
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""

@@ -14,6 +14,10 @@ from pipeline.engines.gpu import has_cuda_driver
 from pipeline.errors import MeasureError
 from pipeline.tokens import TokenBatch
 
+CACHED_TOKENS = 2048
+"""More tokens than this at once leave a CPU's caches, and each token takes longer
+(docs/cpu_speed.md)."""
+
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -38,6 +42,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # plans a shape when first seen; here every batch is one
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
@@ -61,11 +66,14 @@ class OnnxRuntimeEncoder:
     many times slower than fp32 there.
     """
 
+    bucketed = False
+
     def __init__(self, path: Path, *, cuda: bool = False, threads: int = 0) -> None:
         """Open the graph."""
         self.name = "onnxruntime"
         self._session = open_session(path, cuda=cuda, threads=threads)
         self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
+        self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else None
         self._inputs = [i.name for i in self._session.get_inputs()]
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:

@@ -52,6 +52,9 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
 class TensorRTEncoder:
     """A deserialized plan, with one execution context per optimization profile in use."""
 
+    max_tokens: int | None = None
+    bucketed = False
+
     def __init__(self, path: Path, runtime: str) -> None:
         """Deserialize the plan for the current CUDA device.
 

@@ -70,6 +70,9 @@ def pick_device(device: Device) -> str:
 class TorchEncoder:
     """PyTorch fp32 on already tokenized batches, TF32 off."""
 
+    max_tokens: int | None = None
+    bucketed = False
+
     def __init__(self, source: SourceModel, *, device: Device) -> None:
         """Load the reference onto the device."""
         self.name = "torch"

@@ -5,14 +5,14 @@ fused query-key-value or gate-up projection taken apart, the mixing of tokens by
 followed with the channels' numbers in place of their values, so any order of them is understood.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.graph import constant
+from pipeline.graph import constant, target_sizes
 from pipeline.quant.gemms import Gemm
 
 IntArray = npt.NDArray[np.int64]
@@ -106,7 +106,7 @@ def _move(node: ir.Node, output: ir.Value, numbers: IntArray) -> IntArray | None
 def _reshape(node: ir.Node, numbers: IntArray) -> IntArray | None:
     """Regroup channels where they are the last axes before and after: tokens stay apart then."""
     tokens = next((i for i, size in enumerate(numbers.shape) if size > 1), 0)
-    sizes = _target_sizes(node)
+    sizes = target_sizes(node)
     if sizes is None or min(numbers.shape[tokens:]) == 1:
         return None
     tail: list[int] = []
@@ -120,31 +120,6 @@ def _reshape(node: ir.Node, numbers: IntArray) -> IntArray | None:
     if np.prod(tail, dtype=int) != numbers.size:
         return None
     return numbers.reshape([1] * len(sizes) + tail)
-
-
-def _target_sizes(node: ir.Node) -> list[int | None] | None:
-    """Return a Reshape's target, None for each size known at run time only."""
-    target = node.inputs[1]
-    concat = target.producer() if target is not None else None
-    if constant(target) is not None:
-        parts: Sequence[ir.Value | None] = [target]
-    elif concat is not None and concat.op_type == "Concat":
-        parts = concat.inputs
-    else:
-        return None
-    sizes: list[int | None] = []
-    for part in parts:
-        array = constant(part)
-        if array is not None:
-            sizes += [None if size == -1 else int(size) for size in array]
-        elif part is not None and part.shape is not None and list(part.shape) == [1]:
-            sizes.append(None)
-        else:
-            return None
-    shape = node.outputs[0].shape
-    dims = shape if shape is not None else [None] * len(sizes)
-    known = [dim if isinstance(dim, int) else None for dim in dims]
-    return [known[i] if size is None else size for i, size in enumerate(sizes)]
 
 
 def _transpose(node: ir.Node, numbers: IntArray) -> IntArray | None:

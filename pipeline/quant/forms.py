@@ -6,15 +6,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import HighPrecision, NumericType
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.equivalence import worst_cosine
 from pipeline.errors import QuantizeError
 from pipeline.graph import load_graph, save_graph
 from pipeline.half import cast_to_half, refuse_subgraphs
 from pipeline.quant.qdq import to_unsigned_activations
-from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +91,3 @@ def check_twin(
             "set precision.high_precision=fp32"
         )
     return worst
-
-
-def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:
-    """Return sixteen of the rows, short and long, as one batch to compare graphs on."""
-    return tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
-
-
-def worst_cosine(a: OnnxModel, b: OnnxModel, batch: TokenBatch) -> float:
-    """Return the lowest cosine between two graphs' embeddings of a batch."""
-    first, second = (OnnxRuntimeEncoder(model.path).encode(batch) for model in (a, b))
-    return float(row_cosines(first, second).min())

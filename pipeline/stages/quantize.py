@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.config import HighPrecision, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
+from pipeline.equivalence import probe
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph import load_graph, prune
 from pipeline.half import find_wide_tensors
@@ -13,7 +14,7 @@ from pipeline.quant.attention import check_attention, insert_attention_qdq, scal
 from pipeline.quant.calibration import describe_calibration, observe_groups, tokenize
 from pipeline.quant.conditioning import condition
 from pipeline.quant.describe import describe_method, describe_smoothing, list_gemms
-from pipeline.quant.forms import check_fold, check_twin, probe, write_forms
+from pipeline.quant.forms import check_fold, check_twin, write_forms
 from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
 from pipeline.quant.quantized import quantize_group

@@ -23,6 +23,8 @@ class FakeEncoder:
     """An encoder whose n-th call takes ``seconds(n)`` on the clock."""
 
     device = "cpu"
+    max_tokens: int | None = None
+    bucketed = False
 
     def __init__(self, name: str, clock: Clock, seconds: Callable[[int], float]) -> None:
         self.name = name

@@ -1,0 +1,75 @@
+"""OpenVINO on the CPU: reads the same ``model.onnx`` as ONNX Runtime does."""
+
+import importlib.util
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import NumericType
+from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.errors import MeasureError
+from pipeline.tokens import TokenBatch, bucket
+
+
+def missing() -> str | None:
+    """Return why OpenVINO cannot run here, or None where it can."""
+    if importlib.util.find_spec("openvino") is None:
+        return "Python package openvino is not installed (extra: openvino)"
+    return None
+
+
+class OpenVINOEncoder:
+    """``model.onnx`` in OpenVINO's CPU plugin.
+
+    fp32 and fp16 graphs compute in fp32, whatever the CPU offers: OpenVINO's own default is bf16
+    where there is hardware for it, coarser than either. int8 graphs keep that default; what lies
+    between their GEMMs is no finer than int8's steps anyway
+    (https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/precision-control.html).
+
+    A shape costs tens of milliseconds when it is first seen, so rows and lengths are padded to
+    few.
+    """
+
+    max_tokens: int | None = None
+    bucketed = True
+
+    def __init__(self, path: Path, precision: NumericType, *, threads: int = 0) -> None:
+        """Compile the graph; ``threads`` 0 means all cores.
+
+        Raises:
+            MeasureError: the file is not a graph that this OpenVINO runs.
+        """
+        import openvino as ov
+
+        self.name = "openvino"
+        self.device = "cpu"
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",  # one stream with every core, not one a core
+            "INFERENCE_NUM_THREADS": threads or (os.cpu_count() or 1),
+        }
+        if precision is not NumericType.int8:
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        try:
+            core = ov.Core()
+            self._model = core.compile_model(core.read_model(path), "CPU", settings)
+        except RuntimeError as error:
+            last = str(error).strip().split("\n")[-1]
+            raise MeasureError(f"OpenVINO cannot open {path}: {last}") from error
+        self._inputs = [value.get_any_name() for value in self._model.inputs]
+        self._output = self._model.output(GRAPH_OUTPUT)
+        self._requests = threading.local()
+
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, float32 ``[batch, dim]``."""
+        rows = len(batch.input_ids)
+        repeated = np.minimum(np.arange(bucket(rows)), rows - 1)
+        feed = {name: array[repeated] for name, array in batch.feed(self._inputs).items()}
+        request = getattr(self._requests, "own", None)
+        if request is None:
+            request = self._requests.own = self._model.create_infer_request()
+        result: npt.NDArray[np.float32] = request.infer(feed, share_inputs=True)[self._output]
+        return result[:rows]

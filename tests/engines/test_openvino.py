@@ -1,0 +1,81 @@
+"""OpenVINO reads the same model.onnx and gives the same vectors."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.bench.agreement import row_cosines
+from pipeline.config import NumericType
+from pipeline.contracts import Graphs, OnnxModel, SourceModel
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.errors import MeasureError
+from pipeline.stages.optimize import optimize
+from pipeline.tokens import TokenBatch, Tokenizer, bucket
+
+pytest.importorskip("openvino")
+from pipeline.engines.openvino import OpenVINOEncoder
+
+
+@pytest.fixture(scope="module")
+def fp32(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    evaluation_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OnnxModel:
+    """The tiny model's fp32 graph as it is published."""
+    graphs = Graphs(portable=tiny_fp32, buildable=tiny_fp32)
+    out_dir = tmp_path_factory.mktemp("optimize") / "out"
+    return optimize(graphs, tiny_source, evaluation_texts, out_dir).portable
+
+
+def test_fp32_is_fp32(fp32: OnnxModel, evaluation_batch: TokenBatch) -> None:
+    ours = OpenVINOEncoder(fp32.path, NumericType.fp32).encode(evaluation_batch)
+    theirs = OnnxRuntimeEncoder(fp32.path).encode(evaluation_batch)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
+def test_int8_agrees_with_onnxruntime(tiny_int8: Graphs, evaluation_batch: TokenBatch) -> None:
+    path = tiny_int8.portable.path
+    ours = OpenVINOEncoder(path, NumericType.int8).encode(evaluation_batch)
+    assert row_cosines(ours, OnnxRuntimeEncoder(path).encode(evaluation_batch)).min() > 0.999
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 33])
+def test_rows_padded_to_a_bucket_are_not_returned(
+    rows: int, fp32: OnnxModel, tiny_tokenizer: Tokenizer, evaluation_texts: Sequence[str]
+) -> None:
+    tokenized = tiny_tokenizer.rows(list(evaluation_texts)[:rows])
+    assert len(tokenized) == rows
+    batch = tiny_tokenizer.pad(tokenized, bucketed=True)
+    encoder = OpenVINOEncoder(fp32.path, NumericType.fp32)
+    expected = OnnxRuntimeEncoder(fp32.path).encode(tiny_tokenizer.pad(tokenized))
+    np.testing.assert_allclose(encoder.encode(batch), expected, atol=5e-6)
+
+
+def test_threads_agree(fp32: OnnxModel, tiny_tokenizer: Tokenizer, sample: object) -> None:
+    encoder = OpenVINOEncoder(fp32.path, NumericType.fp32)
+    batches = [tiny_tokenizer.pad(tiny_tokenizer.rows(["word " * n])) for n in range(1, 30)]
+    alone = [encoder.encode(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for seen, expected in zip(pool.map(encoder.encode, batches * 4), alone * 4, strict=True):
+            np.testing.assert_array_equal(seen, expected)
+
+
+def test_not_a_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(MeasureError, match=r"OpenVINO cannot open .*model\.onnx"):
+        OpenVINOEncoder(path, NumericType.fp32)
+
+
+def test_buckets_are_few_and_near() -> None:
+    sizes = [bucket(n) for n in range(1, 513)]
+    assert sizes[:16] == list(range(1, 17))
+    assert all(n <= size < n * 1.125 for n, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) == 56
+    assert {32, 64, 128, 256, 384, 512} <= set(sizes)
