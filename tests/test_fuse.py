@@ -81,6 +81,7 @@ def test_a_mask_that_only_dampens_is_left_alone(tiny_fp32: OnnxModel) -> None:
         and (array < -1e30).all()
     ]
     assert len(lowest) == 1
+    assert lowest[0] is not None
     lowest[0].replace_all_uses_with(
         add_initializer(graph.graph, "soft", np.array(-2.0, np.float32))
     )
