@@ -83,7 +83,7 @@ def p1_interval(cosines: CosineArray) -> Interval | None:
 
     Its ends are order statistics with the ranks that the binomial distribution gives, which holds
     for any distribution: fewer than 368 have no lower end. Resampling gives no more than these
-    order statistics either, and its ends were too narrow (87% in place of 95% at 500 cosines of a
+    order statistics either, and its ends were too narrow (85% in place of 95% at 500 cosines of a
     log-normal loss). https://docs.scipy.org/doc/scipy/reference/generated/scipy.stats.quantile_test.html
     """
     from scipy.stats import quantile_test

@@ -49,7 +49,7 @@ def ranked(
     result = []
     for start in range(0, len(indices), _QUERIES):
         block = indices[start : start + _QUERIES]
-        for i, row in zip(block, unit(queries[block]) @ unit_documents, strict=True):
+        for i, row in zip(block, queries[block] @ unit_documents, strict=True):
             if task.exclude_self:
                 row[i] = -np.inf
             result.append(_top(row, min(DEPTH, len(row) - task.exclude_self)))
