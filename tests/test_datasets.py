@@ -295,7 +295,7 @@ def test_beir_without_the_split_names_the_file_and_the_key(beir: Path) -> None:
         ("queries.jsonl", '["q0", "x"]\n'),
         ("qrels/test.tsv", "query-id\tscore\nq0\t1\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\thigh\n"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\t0.5\n"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\t2.5\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq9\td0\t1\n"),
     ],
