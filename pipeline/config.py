@@ -132,6 +132,7 @@ class DatasetConfig:
     path: str | None = None
     text_column: str | None = None
     group_column: str | None = None
+    kind_column: str | None = None
     sentence1_column: str | None = None
     sentence2_column: str | None = None
     score_column: str | None = None
@@ -172,6 +173,7 @@ class ValidateConfig:
     max_rounds: int = 60
     timing_budget_s: float = 12.0
     latency_runs: int = 200
+    worst_texts: int = 10
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 

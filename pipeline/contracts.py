@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.agreement import Agreement
+from pipeline.bench.breakdown import Breakdown
+from pipeline.bench.invariance import Invariance
+from pipeline.bench.tasks import TaskScores
 from pipeline.bench.timing import Latency, Throughput
 from pipeline.config import NumericType
 
@@ -129,15 +132,6 @@ class NotBuilt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskScores:
-    """A task's metric (0 to 100) by reference and artifact."""
-
-    metric: str
-    reference: float
-    artifact: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """A threshold and what was seen."""
 
@@ -164,6 +158,8 @@ class ArtifactResult:
     reason: str | None = None
     device: str | None = None
     agreement: Agreement | None = None
+    breakdown: Breakdown | None = None
+    invariance: Invariance | None = None
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
     throughput: Throughput | None = None
     latency: Latency | None = None

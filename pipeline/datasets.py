@@ -5,11 +5,10 @@ Labelled text (scored pairs, a retrieval collection) validates; unlabelled text 
 calibration, since variety matters more there than domain.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +16,7 @@ from typing import TypeVar
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.readers import read_beir, read_records
+from pipeline.splits import calibrates, connected
 
 Item = TypeVar("Item")
 
@@ -35,7 +35,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """Queries, documents, and for each query the relevance of document indices.
+    """Queries, documents, and for each query the gain (1 or more) of relevant document indices.
 
     ``exclude_self`` is set where queries are documents too (paraphrase groups).
     """
@@ -44,7 +44,7 @@ class Retrieval:
     metric: str
     queries: tuple[str, ...]
     documents: tuple[str, ...]
-    relevant: tuple[Mapping[int, float], ...]
+    relevant: tuple[Mapping[int, int], ...]
     exclude_self: bool = False
 
 
@@ -53,18 +53,33 @@ Task = ScoredPairs | Retrieval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Two sets of sentences without a common one, and the tasks of the second."""
+    """Two sets of sentences without a common one, and the tasks of the second.
+
+    ``kinds`` names the kind of evaluation texts that have one.
+    """
 
     name: str
     calibration: tuple[str, ...]
     evaluation: tuple[str, ...]
     tasks: tuple[Task, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     text: str
     group: str
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Labelled:
+    """What a file of the user's gives: text for each side, tasks and kinds of the second."""
+
+    calibration: Sequence[str]
+    evaluation: Sequence[str]
+    tasks: Sequence[Task]
+    kinds: Mapping[str, str]
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
@@ -81,35 +96,15 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         )
     sample_calibration, sample_evaluation = _read_sample()
     if config.format is DatasetFormat.sample:
-        return _dataset(
-            config,
-            [row.text for row in sample_calibration],
-            [row.text for row in sample_evaluation],
-            [_paraphrase_task(config.name, sample_evaluation)],
-        )
+        return _dataset(config, _of_sentences(config.name, sample_calibration, sample_evaluation))
     if config.path is None:
         raise ConfigError(f"dataset.path is not set; dataset={config.name} reads a file of yours")
     path = Path(config.path)
     if not path.exists():
         raise DatasetError(f"dataset.path={config.path}: no such file or directory")
-    own: list[str]
-    tasks: list[Task]
-    if config.format is DatasetFormat.beir:
-        beir = read_beir(path, config.split)
-        own, evaluation = [], [*beir.queries, *beir.documents]
-        tasks = [
-            Retrieval(
-                name=config.name,
-                metric="ndcg_at_10",
-                queries=beir.queries,
-                documents=beir.documents,
-                relevant=beir.relevant,
-            )
-        ]
-    else:
-        own, evaluation, tasks = _read_table(path, config)
-    calibration = [*own, *(row.text for row in sample_calibration)]
-    return _dataset(config, calibration, evaluation, tasks)
+    is_beir = config.format is DatasetFormat.beir
+    own = _read_collection(path, config) if is_beir else _read_table(path, config)
+    return _dataset(config, own, [row.text for row in sample_calibration])
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:
@@ -119,15 +114,11 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[i * len(items) // limit] for i in range(limit)]
 
 
-def _dataset(
-    config: DatasetConfig,
-    calibration: Sequence[str],
-    evaluation: Sequence[str],
-    tasks: Sequence[Task],
-) -> Dataset:
-    evaluation = list(dict.fromkeys(evaluation))
+def _dataset(config: DatasetConfig, own: _Labelled, more: Sequence[str] = ()) -> Dataset:
+    """Drop repeats and keep the two sides apart; ``more`` calibrates too."""
+    evaluation = tuple(dict.fromkeys(own.evaluation))
     held = set(evaluation)
-    calibration = [text for text in dict.fromkeys(calibration) if text not in held]
+    calibration = tuple(t for t in dict.fromkeys([*own.calibration, *more]) if t not in held)
     if len(evaluation) < MIN_EVALUATION:
         raise DatasetError(
             f"dataset={config.name}: {len(evaluation)} different sentences to validate on, "
@@ -136,9 +127,10 @@ def _dataset(
         )
     return Dataset(
         name=config.name,
-        calibration=tuple(calibration),
-        evaluation=tuple(evaluation),
-        tasks=tuple(tasks),
+        calibration=calibration,
+        evaluation=evaluation,
+        tasks=tuple(own.tasks),
+        kinds={text: own.kinds[text] for text in evaluation if text in own.kinds},
     )
 
 
@@ -147,7 +139,7 @@ def _read_sample() -> tuple[list[_Row], list[_Row]]:
     halves: dict[str, list[_Row]] = {"calibration": [], "evaluation": []}
     for line in lines.splitlines():
         row = json.loads(line)
-        halves[row["split"]].append(_Row(text=row["text"], group=row["group"]))
+        halves[row["split"]].append(_Row(text=row["text"], group=row["group"], kind=row["kind"]))
     return halves["calibration"], halves["evaluation"]
 
 
@@ -158,7 +150,7 @@ def _paraphrase_task(name: str, rows: Sequence[_Row]) -> Retrieval:
     for i, row in enumerate(rows):
         groups.setdefault(row.group, []).append(i)
     texts = tuple(row.text for row in rows)
-    relevant = tuple({j: 1.0 for j in groups[row.group] if j != i} for i, row in enumerate(rows))
+    relevant = tuple({j: 1 for j in groups[row.group] if j != i} for i, row in enumerate(rows))
     return Retrieval(
         name=name,
         metric="recall_at_10",
@@ -169,24 +161,59 @@ def _paraphrase_task(name: str, rows: Sequence[_Row]) -> Retrieval:
     )
 
 
-def _read_table(path: Path, config: DatasetConfig) -> tuple[list[str], list[str], list[Task]]:
-    """Read sentences or scored pairs; return calibration texts, evaluation texts and tasks."""
-    pair = (config.sentence1_column, config.sentence2_column, config.score_column)
+def _of_sentences(name: str, calibration: Sequence[_Row], evaluation: Sequence[_Row]) -> _Labelled:
+    """Take rows as they are; groups of the second side that hold two texts make a task."""
+    task = _paraphrase_task(name, evaluation)
+    return _Labelled(
+        calibration=[row.text for row in calibration],
+        evaluation=[row.text for row in evaluation],
+        tasks=[task] if any(task.relevant) else [],
+        kinds={row.text: row.kind for row in evaluation if row.kind is not None},
+    )
+
+
+def _read_collection(path: Path, config: DatasetConfig) -> _Labelled:
+    """Read a retrieval collection; all of it validates."""
+    beir = read_beir(path, config.split)
+    task = Retrieval(
+        name=config.name,
+        metric="ndcg_at_10",
+        queries=beir.queries,
+        documents=beir.documents,
+        relevant=beir.relevant,
+    )
+    return _Labelled(
+        calibration=[],
+        evaluation=[*beir.queries, *beir.documents],
+        tasks=[task],
+        kinds=dict.fromkeys(beir.documents, "document") | dict.fromkeys(beir.queries, "query"),
+    )
+
+
+def _read_table(path: Path, config: DatasetConfig) -> _Labelled:
+    """Read sentences or scored pairs."""
+    kind = config.kind_column
     if config.text_column is not None:
-        columns = [c for c in (config.text_column, config.group_column) if c is not None]
+        columns = [c for c in (config.text_column, config.group_column, kind) if c is not None]
         rows = [
-            _Row(text=r[config.text_column], group=r.get(config.group_column or "", ""))
+            _Row(
+                text=r[config.text_column],
+                group=r.get(config.group_column or "") or r[config.text_column],
+                kind=r.get(kind or ""),
+            )
             for _, r in read_records(path, config.format, columns)
         ]
         return _split_sentences(config, rows)
-    if None in pair:
+    first, second, score = config.sentence1_column, config.sentence2_column, config.score_column
+    if first is None or second is None or score is None:
         raise ConfigError(
             f"dataset={config.name}: set dataset.text_column, or all of sentence1_column, "
             "sentence2_column and score_column"
         )
-    first, second, score = (str(column) for column in pair)
+    columns = [c for c in (first, second, score, kind) if c is not None]
     pairs, scores = [], []
-    for number, r in read_records(path, config.format, [first, second, score]):
+    kinds: dict[str, str] = {}
+    for number, r in read_records(path, config.format, columns):
         pairs.append((r[first], r[second]))
         scores.append(_number(r[score]))
         if not math.isfinite(scores[-1]):
@@ -194,7 +221,9 @@ def _read_table(path: Path, config: DatasetConfig) -> tuple[list[str], list[str]
                 f"{path}: row {number}: {score}={r[score]!r} is not a number; "
                 "set dataset.score_column"
             )
-    return _split_pairs(config, pairs, scores)
+        if kind is not None:
+            kinds |= dict.fromkeys(pairs[-1], r[kind])
+    return _split_pairs(config, pairs, scores, kinds)
 
 
 def _number(text: str) -> float:
@@ -205,30 +234,24 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _split_sentences(
-    config: DatasetConfig, rows: Sequence[_Row]
-) -> tuple[list[str], list[str], list[Task]]:
-    calibration = [r for r in rows if _calibrates(r.group or r.text, config.calibration_fraction)]
-    used = {r.text for r in calibration}
-    evaluation = [
-        r
-        for r in rows
-        if not _calibrates(r.group or r.text, config.calibration_fraction) and r.text not in used
-    ]
-    tasks: list[Task] = []
-    if len({r.group for r in evaluation}) < len(evaluation) and config.group_column is not None:
-        tasks.append(_paraphrase_task(config.name, evaluation))
-    return [r.text for r in calibration], [r.text for r in evaluation], tasks
+def _split_sentences(config: DatasetConfig, rows: Sequence[_Row]) -> _Labelled:
+    side = [calibrates(row.group, config.calibration_fraction) for row in rows]
+    calibration = [row for row, c in zip(rows, side, strict=True) if c]
+    used = {row.text for row in calibration}
+    evaluation = [row for row, c in zip(rows, side, strict=True) if not c and row.text not in used]
+    return _of_sentences(config.name, calibration, evaluation)
 
 
 def _split_pairs(
-    config: DatasetConfig, pairs: Sequence[tuple[str, str]], scores: Sequence[float]
-) -> tuple[list[str], list[str], list[Task]]:
+    config: DatasetConfig,
+    pairs: Sequence[tuple[str, str]],
+    scores: Sequence[float],
+    kinds: Mapping[str, str],
+) -> _Labelled:
     """Split pairs so that pairs with a common sentence, however remotely, stay together."""
-    component = _components(pairs)
-    calibrates = [_calibrates(component[a], config.calibration_fraction) for a, _ in pairs]
-    calibration = [t for p, c in zip(pairs, calibrates, strict=True) if c for t in p]
-    kept = [(p, s) for p, s, c in zip(pairs, scores, calibrates, strict=True) if not c]
+    component = connected(pairs)
+    side = [calibrates(component[a], config.calibration_fraction) for a, _ in pairs]
+    kept = [(p, s) for p, s, c in zip(pairs, scores, side, strict=True) if not c]
     if len({s for _, s in kept}) < 2:
         raise DatasetError(
             f"dataset={config.name}: the pairs left to validate on all have one score; "
@@ -237,27 +260,9 @@ def _split_pairs(
     task = ScoredPairs(
         name=config.name, pairs=tuple(p for p, _ in kept), scores=tuple(s for _, s in kept)
     )
-    return calibration, [t for p, _ in kept for t in p], [task]
-
-
-def _components(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Map each sentence to a representative of the sentences it is connected to."""
-    parent: dict[str, str] = {}
-
-    def root(text: str) -> str:
-        parent.setdefault(text, text)
-        while parent[text] != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return {text: root(text) for text in list(parent)}
-
-
-def _calibrates(key: str, fraction: float) -> bool:
-    """Decide by hash, so that the split is the same every night and in any row order."""
-    draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    return draw < fraction
+    return _Labelled(
+        calibration=[t for p, c in zip(pairs, side, strict=True) if c for t in p],
+        evaluation=[t for p, _ in kept for t in p],
+        tasks=[task],
+        kinds=kinds,
+    )

@@ -24,6 +24,7 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
     "hydra-core",
+    "pytrec-eval-terrier",
     "numpy",
 )
 

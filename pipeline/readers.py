@@ -16,7 +16,7 @@ class BeirCollection:
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
-    relevant: tuple[Mapping[int, float], ...]
+    relevant: tuple[Mapping[int, int], ...]
 
 
 def read_records(
@@ -88,18 +88,19 @@ def read_beir(path: Path, split: str) -> BeirCollection:
     if not qrels.is_file():
         raise DatasetError(f"{qrels}: no such file; set dataset.split to one of the files there")
     index = {key: i for i, key in enumerate(corpus_ids)}
-    relevant: dict[str, dict[int, float]] = {}
+    relevant: dict[str, dict[int, int]] = {}
     with qrels.open(encoding="utf-8", newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), start=1):
             try:
-                document, score = index.get(row["corpus-id"]), float(row["score"])
+                document, gain = index.get(row["corpus-id"]), int(row["score"])
                 query = row["query-id"]
             except (KeyError, TypeError, ValueError) as error:
                 raise DatasetError(
-                    f"{qrels}: row {number}: expected columns query-id, corpus-id, score: {error!r}"
+                    f"{qrels}: row {number}: expected columns query-id, corpus-id and score, "
+                    f"a whole number: {error!r}"
                 ) from error
-            if document is not None and score > 0:
-                relevant.setdefault(query, {})[document] = score
+            if document is not None and gain > 0:
+                relevant.setdefault(query, {})[document] = gain
     judged = [i for i, key in enumerate(query_ids) if key in relevant]
     if not judged:
         raise DatasetError(f"{qrels}: no query with a relevant document of the corpus")

@@ -197,10 +197,25 @@ def read_json(path: Path) -> Any:
 
 
 NUMBER = (int, float)
+GROUP = {"n": int, "mean": NUMBER, "min": NUMBER}
+RANGE = {"min": NUMBER, "max": NUMBER}
 AGREEMENT = {
     "n": int,
-    "cosine": {"mean": NUMBER, "p1": NUMBER, "min": NUMBER},
+    "cosine": {"mean": NUMBER, "p1": NUMBER, "min": NUMBER, "ci95": {"mean": [NUMBER]}},
     "neighbor_overlap_at_10": NUMBER,
+    "neighbor_overlap": {"1": NUMBER, "10": NUMBER},
+    "histogram": {"edges": [NUMBER], "counts": [int]},
+    "by_length": [GROUP | {"tokens": [int]}],
+    "by_kind": [GROUP | {"kind": str}],
+    "worst": [{"text": str, "tokens": int, "kind": str, "cosine": NUMBER}],
+    "checks": {"nan": int, "zero": int, "norm": RANGE, "reference_norm": RANGE},
+    "invariance": {"n": int, "batch": NUMBER, "padding": NUMBER},
+}
+METRIC = {"reference": NUMBER, "artifact": NUMBER, "delta": NUMBER, "ci95": [NUMBER]}
+RETRIEVAL = METRIC | {
+    "metric": str,
+    "n": int,
+    "metrics": {"ndcg_at_10": METRIC, "recall_at_10": METRIC, "mrr_at_10": METRIC},
 }
 EXECUTED = {
     "name": str,
@@ -209,7 +224,7 @@ EXECUTED = {
     "executed": bool,
     "device": str,
     "agreement": AGREEMENT,
-    "tasks": {"sample": {"metric": str, "reference": NUMBER, "artifact": NUMBER, "delta": NUMBER}},
+    "tasks": {"sample": RETRIEVAL},
     "throughput": {
         "sentences_per_second": NUMBER,
         "reference_sentences_per_second": NUMBER,
@@ -270,7 +285,12 @@ def test_report_has_the_schema(published: Path) -> None:
         assert (published / artifact["file"]).stat().st_size == artifact["bytes"]
     onnx = report["artifacts"][0]
     assert (onnx["name"], onnx["file"], onnx["executed"]) == ("onnxruntime", "model.onnx", True)
-    assert onnx["agreement"]["n"] == 40
+    agreement = onnx["agreement"]
+    assert agreement["n"] == sum(agreement["histogram"]["counts"]) == 40
+    assert sum(group["n"] for group in agreement["by_kind"]) == 40
+    assert [group["tokens"] for group in agreement["by_length"]][-1] == [33, 48]
+    assert agreement["worst"][0]["cosine"] == agreement["cosine"]["min"]
+    assert min(agreement["invariance"]["batch"], agreement["invariance"]["padding"]) > 0.9999
     assert onnx["gates"][0]["passed"] is True
     assert len(onnx["throughput"]["speedup"]["ci95"]) == 2
     stages = [stage["name"] for stage in report["stages"]]

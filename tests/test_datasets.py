@@ -217,6 +217,42 @@ def test_the_split_of_pairs_does_not_depend_on_row_order(write: Write) -> None:
     assert validated[0] == validated[1]
 
 
+def test_texts_that_are_equal_in_a_group_ask_for_nothing(write: Write) -> None:
+    rows = [{"text": s, "group": s} for s in [*sentences(20), *sentences(20)]]
+    path = write("own.jsonl", jsonl(rows))
+    assert load(path, text_column="text", group_column="group").tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "head"), [({"text_column": "a"}, "a,kind"), (PAIR_COLUMNS, "a,b,score,kind")]
+)
+def test_a_column_names_the_kinds_of_what_validates(
+    columns: dict[str, str], head: str, write: Write
+) -> None:
+    others = {"a,kind": "{0},{1}", "a,b,score,kind": "{0},{0} too,{2},{1}"}[head]
+    lines = [
+        others.format(s, "odd" if i % 2 else "even", i % 5) for i, s in enumerate(sentences(60))
+    ]
+    path = write("own.csv", "\n".join([head, *lines]))
+    dataset = load(path, kind_column="kind", calibration_fraction=0.3, **columns)
+    assert set(dataset.kinds) == set(dataset.evaluation)
+    for text, kind in dataset.kinds.items():
+        assert kind == ("odd" if int(text.split()[2]) % 2 else "even")
+    assert load(path, **columns).kinds == {}
+
+
+def test_a_kind_left_out_names_its_column(write: Write) -> None:
+    path = write("own.csv", "text,kind\none,\n")
+    with pytest.raises(DatasetError, match=r"row 1: kind is empty"):
+        load(path, text_column="text", kind_column="kind")
+
+
+def test_the_sample_set_s_kinds_are_known(
+    sample: Dataset, sample_rows: list[dict[str, str]]
+) -> None:
+    assert sample.kinds == {r["text"]: r["kind"] for r in sample_rows if r["split"] == "evaluation"}
+
+
 # A retrieval collection
 
 
@@ -238,9 +274,11 @@ def test_beir_keeps_judged_queries_and_positive_judgements(beir: Path, sample: D
     assert isinstance(task, Retrieval)
     assert task.metric == "ndcg_at_10"
     assert task.queries == ("query 0", "query 2")
-    assert task.relevant == ({0: 1.0}, {1: 2.0, 3: 1.0})
+    assert task.relevant == ({0: 1}, {1: 2, 3: 1})
     assert task.documents[:2] == ("document 0", "A title document 1")
     assert set(dataset.evaluation) == {*task.queries, *task.documents}
+    assert {dataset.kinds[text] for text in task.queries} == {"query"}
+    assert {dataset.kinds[text] for text in task.documents} == {"document"}
     assert dataset.calibration == sample.calibration
 
 
@@ -257,6 +295,7 @@ def test_beir_without_the_split_names_the_file_and_the_key(beir: Path) -> None:
         ("queries.jsonl", '["q0", "x"]\n'),
         ("qrels/test.tsv", "query-id\tscore\nq0\t1\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\thigh\n"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\t2.5\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\n"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq9\td0\t1\n"),
     ],
@@ -266,6 +305,7 @@ def test_beir_without_the_split_names_the_file_and_the_key(beir: Path) -> None:
         "not an object",
         "no corpus-id column",
         "score is no number",
+        "score is no whole number",
         "score left out",
         "no known query",
     ],

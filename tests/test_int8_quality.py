@@ -154,7 +154,7 @@ def texts() -> Texts:
             metric="ndcg_at_10",
             queries=("query",),
             documents=documents,
-            relevant=({3: 1.0},),
+            relevant=({3: 1},),
         ),
     )
 

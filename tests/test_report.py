@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.bench.agreement import Agreement
+from pipeline.bench.agreement import Agreement, VectorChecks
+from pipeline.bench.breakdown import Breakdown, Group, Histogram, Text
+from pipeline.bench.invariance import Invariance
+from pipeline.bench.tasks import MetricScores, TaskScores
 from pipeline.bench.timing import Latency, Throughput
 from pipeline.config import NumericType
 from pipeline.contracts import (
@@ -21,7 +24,6 @@ from pipeline.contracts import (
     Outcome,
     Report,
     SourceModel,
-    TaskScores,
     Validation,
 )
 from pipeline.report.data import StageTime, make_report
@@ -77,8 +79,37 @@ def result(tmp_path: Path) -> ArtifactResult:
         name="onnxruntime",
         path=path,
         device="cpu",
-        agreement=Agreement(n=40, mean=0.9987, p1=0.991, min=0.985, neighbor_overlap_at_10=0.93),
-        tasks={"sample": TaskScores(metric="recall_at_10", reference=80.5, artifact=80.0)},
+        agreement=Agreement(
+            n=40,
+            mean=0.9987,
+            p1=0.991,
+            min=0.985,
+            mean_ci95=(0.998, 0.999),
+            p1_ci95=None,
+            neighbor_overlap={1: 0.975, 10: 0.93, 100: None},
+            checks=VectorChecks(nan=0, zero=1, norm=(0.5, 1.5), reference_norm=(0.75, 1.25)),
+        ),
+        breakdown=Breakdown(
+            histogram=Histogram(edges=(1e-4, 1e-3, 1e-2), counts=(30, 10)),
+            by_length=(((1, 16), Group(n=40, mean=0.9987, p1=None, min=0.985)),),
+            by_kind=(("chat", Group(n=12, mean=0.998, p1=0.9875, min=0.985)),),
+            worst=((Text(text="so long", tokens=4, kind="chat"), 0.985),),
+        ),
+        invariance=Invariance(n=32, batch=0.99, padding=0.995),
+        tasks={
+            "sample": TaskScores(
+                metric="recall_at_10",
+                n=38,
+                metrics={
+                    "recall_at_10": MetricScores(
+                        reference=80.5, artifact=80.0, delta_ci95=(-1.5, 0.25)
+                    ),
+                    "mrr_at_10": MetricScores(
+                        reference=70.0, artifact=71.0, delta_ci95=(-0.5, 2.5)
+                    ),
+                },
+            )
+        },
         throughput=Throughput(
             sentences_per_second=300.0,
             reference_sentences_per_second=100.0,
@@ -154,7 +185,10 @@ def report(tmp_path: Path, engine: Engine) -> MakeReport:
             engines=[engine],
             not_built=[NotBuilt(runtime="tensorrt", reason="Python package is not installed")],
             validation=Validation(
-                reference_device="cpu", reference_threads=2, dataset="sample", artifacts=results
+                reference_device="cpu",
+                reference_threads=2,
+                dataset="sample",
+                artifacts=results,
             ),
             stages=[StageTime(name="export", seconds=3.5), StageTime(name="build", seconds=0.0)],
             environment={
@@ -176,6 +210,7 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
     data = made.data
     assert (data["schema"], data["model"], data["precision"]) == (1, "tiny", "int8")
     assert data["status"] == "passed"
+    assert data["dataset"] == "sample"
     assert data["reference"] == {
         "framework": "torch",
         "dtype": "float32",
@@ -196,8 +231,27 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
             "device": "cpu",
             "agreement": {
                 "n": 40,
-                "cosine": {"mean": 0.9987, "p1": 0.991, "min": 0.985},
+                "cosine": {
+                    "mean": 0.9987,
+                    "p1": 0.991,
+                    "min": 0.985,
+                    "ci95": {"mean": [0.998, 0.999], "p1": None},
+                },
                 "neighbor_overlap_at_10": 0.93,
+                "neighbor_overlap": {"1": 0.975, "10": 0.93, "100": None},
+                "histogram": {"edges": [1e-4, 1e-3, 1e-2], "counts": [30, 10]},
+                "by_length": [
+                    {"tokens": [1, 16], "n": 40, "mean": 0.9987, "p1": None, "min": 0.985}
+                ],
+                "by_kind": [{"kind": "chat", "n": 12, "mean": 0.998, "p1": 0.9875, "min": 0.985}],
+                "worst": [{"text": "so long", "tokens": 4, "kind": "chat", "cosine": 0.985}],
+                "checks": {
+                    "nan": 0,
+                    "zero": 1,
+                    "norm": {"min": 0.5, "max": 1.5},
+                    "reference_norm": {"min": 0.75, "max": 1.25},
+                },
+                "invariance": {"n": 32, "batch": 0.99, "padding": 0.995},
             },
             "tasks": {
                 "sample": {
@@ -205,6 +259,22 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
                     "reference": 80.5,
                     "artifact": 80.0,
                     "delta": -0.5,
+                    "ci95": [-1.5, 0.25],
+                    "n": 38,
+                    "metrics": {
+                        "recall_at_10": {
+                            "reference": 80.5,
+                            "artifact": 80.0,
+                            "delta": -0.5,
+                            "ci95": [-1.5, 0.25],
+                        },
+                        "mrr_at_10": {
+                            "reference": 70.0,
+                            "artifact": 71.0,
+                            "delta": 1.0,
+                            "ci95": [-0.5, 2.5],
+                        },
+                    },
                 }
             },
             "throughput": {
@@ -318,8 +388,9 @@ def test_html_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
 
 
 def test_too_few_sentences_for_neighbours(report: MakeReport, result: ArtifactResult) -> None:
-    few = Agreement(n=5, mean=1.0, p1=1.0, min=1.0, neighbor_overlap_at_10=None)
-    made = report(replace(result, agreement=few))
+    assert result.agreement is not None
+    few = {1: 1.0, 10: None, 100: None}
+    made = report(replace(result, agreement=replace(result.agreement, neighbor_overlap=few)))
     assert made.data["artifacts"][0]["agreement"]["neighbor_overlap_at_10"] is None
     assert "neighbours kept" not in render_html(made.data)
     assert "neighbours" not in text_of(made)

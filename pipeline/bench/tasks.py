@@ -1,63 +1,111 @@
 """What the vectors are for: scored pairs and retrieval, by reference and artifact alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.bench.agreement import FloatArray, unit
+from pipeline.bench.bootstrap import IndexArray, Interval, ValueArray, interval, mean_interval
+from pipeline.bench.correlation import resampled_spearman, spearman
+from pipeline.bench.retrieval import retrieval_metrics
 from pipeline.datasets import Retrieval, ScoredPairs, Task
 
-FloatArray = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], FloatArray]
+Values = Mapping[str, ValueArray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricScores:
+    """A metric (0 to 100) by reference and artifact, and the interval of their difference."""
+
+    reference: float
+    artifact: float
+    delta_ci95: Interval
+
+    @property
+    def delta(self) -> float:
+        """What the artifact gains; negative where it loses."""
+        return self.artifact - self.reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScores:
+    """A task's metrics over ``n`` pairs, or ``n`` queries that have a relevant document.
+
+    ``metric`` names the main one among ``metrics``.
+    """
+
+    metric: str
+    n: int
+    metrics: Mapping[str, MetricScores]
+
+    @property
+    def main(self) -> MetricScores:
+        """The scores by ``metric``."""
+        return self.metrics[self.metric]
 
 
 def task_metric(task: Task) -> str:
-    """Return the name of the task's metric."""
+    """Return the name of the task's main metric."""
     return "spearman" if isinstance(task, ScoredPairs) else task.metric
 
 
-def score(task: Task, encode: Encode) -> float:
-    """Return the task's metric, 0 to 100, by cosine similarity."""
-    if isinstance(task, ScoredPairs):
-        return _spearman(task, encode)
-    similarity = _unit(encode(task.queries)) @ _unit(encode(task.documents)).T
-    if task.exclude_self:
-        np.fill_diagonal(similarity, -np.inf)
-    return _recall(task, similarity) if task.metric == "recall_at_10" else _ndcg(task, similarity)
+def measure_task(task: Task, encode: Encode) -> Values:
+    """Return what the task's metrics are made of, by metric.
 
-
-def _spearman(task: ScoredPairs, encode: Encode) -> float:
-    """Spearman correlation of cosine and human score, as STSBenchmark is reported."""
-    from scipy.stats import spearmanr
-
+    Scored pairs: each pair's cosine. Retrieval: each query's value, 0 to 1, of the queries that
+    have a relevant document.
+    """
+    if isinstance(task, Retrieval):
+        return retrieval_metrics(task, encode(task.queries), encode(task.documents))
     texts = list(dict.fromkeys(text for pair in task.pairs for text in pair))
     index = {text: i for i, text in enumerate(texts)}
-    vectors = _unit(encode(texts))
+    vectors = unit(encode(texts)).astype(np.float64)
     left = vectors[[index[a] for a, _ in task.pairs]]
     right = vectors[[index[b] for _, b in task.pairs]]
-    return float(spearmanr((left * right).sum(axis=1), task.scores).statistic) * 100
+    return {"spearman": (left * right).sum(axis=1)}
 
 
-def _recall(task: Retrieval, similarity: FloatArray) -> float:
-    """Mean share of a query's relevant documents among its ten nearest."""
-    scores = []
-    for row, relevant in zip(similarity, task.relevant, strict=True):
-        if relevant:
-            top = set(np.argsort(-row, kind="stable")[:10].tolist())
-            scores.append(len(top & relevant.keys()) / min(10, len(relevant)))
-    return float(np.mean(scores)) * 100
+def score(task: Task, encode: Encode) -> float:
+    """Return the task's main metric, 0 to 100, by cosine similarity."""
+    metric = task_metric(task)
+    return _summary(task, measure_task(task, encode)[metric])
 
 
-def _ndcg(task: Retrieval, similarity: FloatArray) -> float:
-    """Mean nDCG@10 with linear gain, as trec_eval and BEIR compute it."""
-    from sklearn.metrics import ndcg_score
+def compare_task(task: Task, reference: Values, artifact: Values) -> TaskScores:
+    """Return every metric by both sides.
 
-    gains = np.zeros_like(similarity)
-    for row, relevant in zip(gains, task.relevant, strict=True):
-        row[list(relevant)] = list(relevant.values())
-    return float(ndcg_score(gains, similarity, k=10)) * 100
+    The interval of a difference is a paired bootstrap: a resample takes the same queries or pairs
+    of reference and artifact, so what is hard for both does not widen it.
+    """
+    return TaskScores(
+        metric=task_metric(task),
+        n=len(next(iter(reference.values()))),
+        metrics={
+            name: MetricScores(
+                reference=_summary(task, reference[name]),
+                artifact=_summary(task, artifact[name]),
+                delta_ci95=_delta_interval(task, reference[name], artifact[name]),
+            )
+            for name in reference
+        },
+    )
 
 
-def _unit(vectors: FloatArray) -> FloatArray:
-    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
+def _summary(task: Task, values: ValueArray) -> float:
+    if isinstance(task, ScoredPairs):
+        return 100 * spearman(values, np.array(task.scores))
+    return 100 * float(values.mean())
+
+
+def _delta_interval(task: Task, reference: ValueArray, artifact: ValueArray) -> Interval:
+    if isinstance(task, Retrieval):
+        return mean_interval(100 * (artifact - reference))
+    scores = np.array(task.scores)
+
+    def delta(drawn: IndexArray) -> ValueArray:
+        before, after = resampled_spearman((reference, artifact), scores, drawn)
+        return 100 * (after - before)
+
+    return interval(delta, len(scores))

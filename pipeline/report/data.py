@@ -14,6 +14,7 @@ from pipeline.contracts import (
     SourceModel,
     Validation,
 )
+from pipeline.report.quality import agreement_entry, task_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,28 +92,15 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
         }
     if result.reason is not None:
         return entry | {"reason": result.reason}
-    agreement, speed, latency = result.agreement, result.throughput, result.latency
-    assert agreement is not None
+    speed, latency = result.throughput, result.latency
     assert speed is not None
     assert latency is not None
     if result.gemms is not None:
         entry["gemm_kernels"] = dict(result.gemms)
     return entry | {
         "device": result.device,
-        "agreement": {
-            "n": agreement.n,
-            "cosine": {"mean": agreement.mean, "p1": agreement.p1, "min": agreement.min},
-            "neighbor_overlap_at_10": agreement.neighbor_overlap_at_10,
-        },
-        "tasks": {
-            name: {
-                "metric": task.metric,
-                "reference": task.reference,
-                "artifact": task.artifact,
-                "delta": task.artifact - task.reference,
-            }
-            for name, task in result.tasks.items()
-        },
+        "agreement": agreement_entry(result),
+        "tasks": {name: task_entry(task) for name, task in result.tasks.items()},
         "throughput": {
             "sentences_per_second": speed.sentences_per_second,
             "reference_sentences_per_second": speed.reference_sentences_per_second,

@@ -2,16 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.bench.agreement import agreement
 from pipeline.bench.profile import count_gemms
-from pipeline.bench.tasks import score, task_metric
+from pipeline.bench.quality import Expected, expect, measure_quality
 from pipeline.bench.timing import compare_throughput, measure_latency
 from pipeline.config import NumericType, ValidateConfig
 from pipeline.contracts import (
@@ -20,7 +16,6 @@ from pipeline.contracts import (
     Gate,
     Graphs,
     SourceModel,
-    TaskScores,
     Validation,
 )
 from pipeline.datasets import MIN_EVALUATION, Dataset, spread
@@ -29,13 +24,10 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ConfigError, MeasureError
-from pipeline.progress import track
 from pipeline.runtime import TextEncoder
 from pipeline.tokens import TokenBatch, Tokenizer, by_length
 
 log = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +36,10 @@ class _Bench:
 
     source: SourceModel
     tokenizer: Tokenizer
-    dataset: Dataset
     config: ValidateConfig
     threshold: float
     reference: TorchEncoder
-    texts: Sequence[str]
-    embeddings: FloatArray
-    task_scores: Mapping[str, float]
+    expected: Expected
     batches: Sequence[TokenBatch]
     singles: Sequence[TokenBatch]
 
@@ -107,6 +96,7 @@ def check_validate(config: ValidateConfig, kind: NumericType) -> None:
         ("timing_sentences", 1),
         ("min_rounds", 2),
         ("latency_runs", 1),
+        ("worst_texts", 0),
     ):
         if getattr(config, name) < least:
             raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
@@ -147,48 +137,37 @@ def _set_up(
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
-    texts = spread(dataset.evaluation, config.max_sentences)
-    rows = tokenizer.rows([source.prefix + text for text in texts])
-    timed = spread(rows, config.timing_sentences)
-    encode = _cached(_text_encoder(source, tokenizer, reference), config.batch_size)
+    expected = expect(
+        _text_encoder(source, tokenizer, reference),
+        spread(dataset.evaluation, config.max_sentences),
+        dataset,
+        prefix=source.prefix,
+        batch_size=config.batch_size,
+    )
+    timed = spread(expected.rows, config.timing_sentences)
     return _Bench(
         source=source,
         tokenizer=tokenizer,
-        dataset=dataset,
         config=config,
         threshold=threshold,
         reference=reference,
-        texts=texts,
-        embeddings=encode(texts),
-        task_scores={task.name: score(task, encode) for task in dataset.tasks},
+        expected=expected,
         batches=[
             tokenizer.pad([timed[i] for i in indices])
             for indices in by_length(timed, config.batch_size)
         ],
-        singles=[tokenizer.pad([row]) for row in spread(rows, config.latency_runs)],
+        singles=[tokenizer.pad([row]) for row in spread(expected.rows, config.latency_runs)],
     )
 
 
 def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
     config, name = bench.config, encoder.name
-    encode = _cached(_text_encoder(bench.source, bench.tokenizer, encoder), config.batch_size)
-    embeddings = encode(bench.texts)
-    if not np.isfinite(embeddings).all():
-        bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
-        raise MeasureError(
-            f"{name} returns NaN or infinite embeddings for {bad} of {len(embeddings)} sentences: "
-            "something overflows; use precision=fp32"
-        )
-    close = agreement(bench.embeddings, embeddings)
-    log.info("%s: mean cosine %.6f, lowest %.6f, n %d", name, close.mean, close.min, close.n)
-    tasks = {
-        task.name: TaskScores(
-            metric=task_metric(task),
-            reference=bench.task_scores[task.name],
-            artifact=score(task, encode),
-        )
-        for task in bench.dataset.tasks
-    }
+    quality = measure_quality(
+        _text_encoder(bench.source, bench.tokenizer, encoder),
+        bench.expected,
+        batch_size=config.batch_size,
+        worst=config.worst_texts,
+    )
     throughput = compare_throughput(
         bench.reference,
         encoder,
@@ -202,12 +181,16 @@ def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
         name=name,
         path=path,
         device=encoder.device,
-        agreement=close,
-        tasks=tasks,
+        agreement=quality.agreement,
+        breakdown=quality.breakdown,
+        invariance=quality.invariance,
+        tasks=quality.tasks,
         throughput=throughput,
         latency=measure_latency(encoder, bench.singles, runs=config.latency_runs),
         gemms=_profiled_gemms(encoder, path, bench.batches[0]),
-        gates=(Gate(name="cosine.mean", threshold=bench.threshold, observed=close.mean),),
+        gates=(
+            Gate(name="cosine.mean", threshold=bench.threshold, observed=quality.agreement.mean),
+        ),
     )
 
 
@@ -225,18 +208,3 @@ def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -
         prompts=dict(source.prompts),
         default_prompt=source.default_prompt,
     )
-
-
-def _cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
-    """Return an encode function that computes each text once, with progress."""
-    known: dict[str, FloatArray] = {}
-
-    def encode(texts: Sequence[str]) -> FloatArray:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        new.sort(key=len, reverse=True)
-        chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
-        for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
-            known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return encode
