@@ -38,7 +38,7 @@ def run(config: PipelineConfig) -> Outcome:
     target = artifacts / config.model.name / config.precision.name
     clock = _Clock()
     rejected = target.with_name(f"{target.name}.rejected")
-    check_validate(config.validate, config.precision.type)
+    check_validate(config.validate)
     check_quantize(config.precision)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
@@ -63,7 +63,9 @@ def run(config: PipelineConfig) -> Outcome:
                     )
                 )
         with clock.stage("validate"):
-            validation = validate(source, graphs, engines, dataset, config.validate)
+            validation = validate(
+                source, fp32, graphs, engines, dataset, config.validate, published=target
+            )
         report = make_report(
             source=source,
             precision=config.precision.name,

@@ -181,7 +181,7 @@ def published(
     request: pytest.FixtureRequest, workplace: Path, run_tiny: Callable[..., Completed]
 ) -> Path:
     """The bundle of a run that ended well, at each precision."""
-    done = run_tiny(request.param, "validate.gates.cosine_mean.int8=0.5")
+    done = run_tiny(request.param, *command_line.ANY_INT8)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == f"tiny {request.param}: passed"
     assert done.stdout.splitlines()[-1] == f"published artifacts/tiny/{request.param}"
@@ -362,7 +362,7 @@ def test_failed_gate(published: Path, run_tiny: Callable[..., Completed]) -> Non
     assert "not published; report in artifacts/tiny/fp32.rejected" in done.stdout
     assert snapshot(published) == before
     rejected = published.with_name("fp32.rejected")
-    assert {path.name for path in rejected.iterdir()} == {"report.json", "report.html"}
+    assert {path.name for path in rejected.iterdir()} == {"report.json", "report.html", "junit.xml"}
     report = read_json(rejected / "report.json")
     check_shape(report, REPORT)
     assert report["status"] == "failed"

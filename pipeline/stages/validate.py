@@ -1,41 +1,37 @@
 """validate: run every artifact that can run here against PyTorch fp32, and judge it."""
 
+import hashlib
+import json
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.bench.agreement import agreement
-from pipeline.bench.profile import count_gemms
-from pipeline.bench.tasks import score, task_metric
-from pipeline.bench.timing import compare_throughput, measure_latency
-from pipeline.config import NumericType, ValidateConfig
+from pipeline.bench.intervals import LEAST_ROUNDS
+from pipeline.bench.quality import Expected, Quality, cached, measure_quality
+from pipeline.bench.speed import ArtifactSpeed, TimedText
+from pipeline.bench.tasks import score
+from pipeline.bench.timing import Artifact, Timing, time_artifacts
+from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import (
     ArtifactResult,
     Engine,
-    Gate,
     Graphs,
+    OnnxModel,
     SourceModel,
-    TaskScores,
     Validation,
 )
 from pipeline.datasets import MIN_EVALUATION, Dataset, spread
 from pipeline.engines import Encoder
-from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
+from pipeline.engines.opening import open_encoder
+from pipeline.engines.tensorrt import obstacle
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ConfigError, MeasureError
-from pipeline.progress import track
+from pipeline.gates import Against, Evidence, check_gates, judge
 from pipeline.runtime import TextEncoder
-from pipeline.tokens import TokenBatch, Tokenizer, by_length
+from pipeline.tokens import Tokenizer, by_length
 
 log = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,56 +42,72 @@ class _Bench:
     tokenizer: Tokenizer
     dataset: Dataset
     config: ValidateConfig
-    threshold: float
     reference: TorchEncoder
-    texts: Sequence[str]
-    embeddings: FloatArray
-    task_scores: Mapping[str, float]
-    batches: Sequence[TokenBatch]
-    singles: Sequence[TokenBatch]
+    expected: Expected
+    timed: TimedText
 
 
 def validate(
     source: SourceModel,
+    fp32: OnnxModel,
     graphs: Graphs,
     engines: Sequence[Engine],
     dataset: Dataset,
     config: ValidateConfig,
+    *,
+    published: Path,
 ) -> Validation:
     """Measure agreement, task scores and speed of ``model.onnx`` and of each engine.
 
     An engine that cannot run on this machine is reported with the reason and no number.
+    ``published`` is the bundle that this run would replace, if there is one.
 
     Raises:
-        ConfigError: a setting out of range, or no gate for this numeric type.
+        ConfigError: a setting out of range.
         MeasureError: an artifact that should run does not.
     """
     import torch
 
+    check_validate(config)
     kind = graphs.portable.precision
-    check_validate(config, kind)
-    bench = _set_up(source, dataset, config, threshold=config.gates.cosine_mean[kind.value])
-    cuda = kind is not NumericType.int8 and bench.reference.device == "cuda"
-    results = [
-        _measure(bench, OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda), graphs.portable.path)
+    bench = _set_up(source, dataset, config)
+    dataset_sha256 = _sha256(bench.expected.texts, dataset.evaluation)
+    artifacts, refused = _open_artifacts(bench, graphs, engines)
+    qualities = [
+        measure_quality(artifact, bench.expected, bench.timed.batches[0], config.batch_size)
+        for artifact in artifacts
     ]
-    for engine in engines:
-        reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
-        if reason is None:
-            encoder = TensorRTEncoder(engine.path, engine.runtime)
-            results.append(_measure(bench, encoder, engine.path))
-        else:
-            log.info("%s: not executed: %s", engine.runtime, reason)
-            results.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
+    timing = time_artifacts(
+        source,
+        bench.reference,
+        artifacts,
+        bench.timed,
+        config,
+        kind=kind,
+        fp32=fp32.path,
+        published=published,
+        dataset_sha256=dataset_sha256,
+    )
     return Validation(
         reference_device=bench.reference.device,
         reference_threads=torch.get_num_threads(),
         dataset=dataset.name,
-        artifacts=tuple(results),
+        dataset_sha256=dataset_sha256,
+        reference_latency=timing.speed.reference_latency,
+        reference_cold=timing.reference_cold,
+        baselines=timing.baselines,
+        gpu_clocks=timing.gpu_clocks,
+        artifacts=(
+            *(
+                _result(artifact, quality, timing, i, kind, config)
+                for i, (artifact, quality) in enumerate(zip(artifacts, qualities, strict=True))
+            ),
+            *refused,
+        ),
     )
 
 
-def check_validate(config: ValidateConfig, kind: NumericType) -> None:
+def check_validate(config: ValidateConfig) -> None:
     """Refuse settings out of range before anything slow runs.
 
     Raises:
@@ -105,22 +117,22 @@ def check_validate(config: ValidateConfig, kind: NumericType) -> None:
         ("batch_size", 1),
         ("max_sentences", MIN_EVALUATION),
         ("timing_sentences", 1),
-        ("min_rounds", 2),
+        ("min_rounds", LEAST_ROUNDS),
         ("latency_runs", 1),
+        ("budget_s", 0),
+        ("narrow", 0),
     ):
-        if getattr(config, name) < least:
+        if not getattr(config, name) >= least:
             raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
     if config.max_rounds < config.min_rounds:
         raise ConfigError(
             f"validate.max_rounds={config.max_rounds}: expected at least "
             f"validate.min_rounds={config.min_rounds}"
         )
-    threshold = config.gates.cosine_mean.get(kind.value)
-    if threshold is None or math.isnan(threshold):
-        raise ConfigError(
-            f"validate.gates.cosine_mean.{kind}={threshold}: expected a number; set it to -1 to "
-            "let everything pass"
-        )
+    for name, values in (("batch", config.grid.batch), ("sequence", config.grid.sequence)):
+        if any(value < 1 for value in values):
+            raise ConfigError(f"validate.grid.{name}={values}: expected numbers from 1")
+    check_gates(config.gates)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
@@ -140,81 +152,124 @@ def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Seque
             )
 
 
-def _set_up(
-    source: SourceModel, dataset: Dataset, config: ValidateConfig, *, threshold: float
-) -> _Bench:
+def _set_up(source: SourceModel, dataset: Dataset, config: ValidateConfig) -> _Bench:
     """Load the reference and compute everything artifacts are compared with."""
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
     texts = spread(dataset.evaluation, config.max_sentences)
-    rows = tokenizer.rows([source.prefix + text for text in texts])
-    timed = spread(rows, config.timing_sentences)
-    encode = _cached(_text_encoder(source, tokenizer, reference), config.batch_size)
+    encode = cached(_text_encoder(source, tokenizer, reference), config.batch_size)
     return _Bench(
         source=source,
         tokenizer=tokenizer,
         dataset=dataset,
         config=config,
-        threshold=threshold,
         reference=reference,
-        texts=texts,
-        embeddings=encode(texts),
-        task_scores={task.name: score(task, encode) for task in dataset.tasks},
+        expected=Expected(
+            texts=texts,
+            embeddings=encode(texts),
+            tasks=dataset.tasks,
+            task_scores={task.name: score(task, encode) for task in dataset.tasks},
+        ),
+        timed=_timed_text(source, tokenizer, texts, config),
+    )
+
+
+def _timed_text(
+    source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str], config: ValidateConfig
+) -> TimedText:
+    chosen = spread(texts, config.timing_sentences)
+    rows = tokenizer.rows([source.prefix + text for text in chosen])
+    singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
+    return TimedText(
+        texts=chosen,
+        rows=rows,
         batches=[
-            tokenizer.pad([timed[i] for i in indices])
-            for indices in by_length(timed, config.batch_size)
+            tokenizer.pad([rows[i] for i in indices])
+            for indices in by_length(rows, config.batch_size)
         ],
-        singles=[tokenizer.pad([row]) for row in spread(rows, config.latency_runs)],
+        singles=[tokenizer.pad([row]) for row in singles],
+        max_length=source.max_length,
     )
 
 
-def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
-    config, name = bench.config, encoder.name
-    encode = _cached(_text_encoder(bench.source, bench.tokenizer, encoder), config.batch_size)
-    embeddings = encode(bench.texts)
-    if not np.isfinite(embeddings).all():
-        bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
-        raise MeasureError(
-            f"{name} returns NaN or infinite embeddings for {bad} of {len(embeddings)} sentences: "
-            "something overflows; use precision=fp32"
-        )
-    close = agreement(bench.embeddings, embeddings)
-    log.info("%s: mean cosine %.6f, lowest %.6f, n %d", name, close.mean, close.min, close.n)
-    tasks = {
-        task.name: TaskScores(
-            metric=task_metric(task),
-            reference=bench.task_scores[task.name],
-            artifact=score(task, encode),
-        )
-        for task in bench.dataset.tasks
-    }
-    throughput = compare_throughput(
-        bench.reference,
-        encoder,
-        bench.batches,
-        min_rounds=config.min_rounds,
-        max_rounds=config.max_rounds,
-        budget_s=config.timing_budget_s,
+def _open_artifacts(
+    bench: _Bench, graphs: Graphs, engines: Sequence[Engine]
+) -> tuple[list[Artifact], list[ArtifactResult]]:
+    """Open what runs here, ``model.onnx`` first, and say why the rest does not."""
+    cuda = graphs.portable.precision is not NumericType.int8 and bench.reference.device == "cuda"
+
+    def opened(name: str, path: Path, takes: Callable[[int, int], bool] | None) -> Artifact:
+        encoder = open_encoder(name, path, cuda=cuda)
+        text = _text_encoder(bench.source, bench.tokenizer, encoder)
+        return Artifact(path=path, text=text, takes=takes)
+
+    artifacts = [opened("onnxruntime", graphs.portable.path, None)]
+    refused = []
+    for engine in engines:
+        reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
+        if reason is None:
+            artifacts.append(opened(engine.runtime, engine.path, engine.takes))
+        else:
+            log.info("%s: not executed: %s", engine.runtime, reason)
+            refused.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
+    return artifacts, refused
+
+
+def _result(
+    artifact: Artifact,
+    quality: Quality,
+    timing: Timing,
+    index: int,
+    kind: NumericType,
+    config: ValidateConfig,
+) -> ArtifactResult:
+    speed = timing.speed.artifacts[index]
+    evidence = Evidence(
+        cosine_mean=quality.agreement.mean,
+        cosine_p1=quality.agreement.p1,
+        tasks={name: task.artifact - task.reference for name, task in quality.tasks.items()},
+        finite=quality.finite,
+        nonzero=quality.nonzero,
+        invariance={},
+        speed=speed.over_baseline.get(Baseline.onnxruntime_fp32),
+        published=_against_published(artifact, quality, speed, timing),
     )
-    log.info("%s: %.2fx PyTorch fp32 on %s", name, throughput.speedup, encoder.device)
     return ArtifactResult(
-        name=name,
-        path=path,
-        device=encoder.device,
-        agreement=close,
-        tasks=tasks,
-        throughput=throughput,
-        latency=measure_latency(encoder, bench.singles, runs=config.latency_runs),
-        gemms=_profiled_gemms(encoder, path, bench.batches[0]),
-        gates=(Gate(name="cosine.mean", threshold=bench.threshold, observed=close.mean),),
+        name=artifact.name,
+        path=artifact.path,
+        device=artifact.text.engine.device,
+        agreement=quality.agreement,
+        tasks=quality.tasks,
+        throughput=speed.throughput,
+        with_tokenization=speed.with_tokenization,
+        grid=speed.grid,
+        latency=speed.latency,
+        cold=timing.cold[index],
+        gemms=quality.gemms,
+        gates=judge(evidence, kind, config.gates),
     )
 
 
-def _profiled_gemms(encoder: Encoder, path: Path, batch: TokenBatch) -> dict[str, int] | None:
-    """Count kernels where the profile is of what was measured: ONNX Runtime on the CPU."""
-    profiled = encoder.name == "onnxruntime" and encoder.device == "cpu"
-    return count_gemms(path, batch) if profiled else None
+def _against_published(
+    artifact: Artifact, quality: Quality, speed: ArtifactSpeed, timing: Timing
+) -> Against | None:
+    before = timing.previous.get(artifact.name)
+    if before is None or speed.over_previous is None:
+        return None
+    return Against(
+        cosine_mean=quality.agreement.mean - before.cosine_mean,
+        tasks={
+            name: task.artifact - before.tasks[name, task.metric]
+            for name, task in quality.tasks.items()
+            if (name, task.metric) in before.tasks
+        },
+        speed=speed.over_previous,
+    )
+
+
+def _sha256(*texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([list(part) for part in texts]).encode()).hexdigest()
 
 
 def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:
@@ -225,18 +280,3 @@ def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -
         prompts=dict(source.prompts),
         default_prompt=source.default_prompt,
     )
-
-
-def _cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
-    """Return an encode function that computes each text once, with progress."""
-    known: dict[str, FloatArray] = {}
-
-    def encode(texts: Sequence[str]) -> FloatArray:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        new.sort(key=len, reverse=True)
-        chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
-        for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
-            known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return encode
