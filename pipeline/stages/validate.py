@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,11 @@ from pipeline.runtime import TextEncoder
 from pipeline.tokens import Tokenizer, by_length
 
 log = logging.getLogger(__name__)
+
+PASS_SHARE = 1 / 40
+LEAST_TIMED = 8
+"""One timed pass of the reference takes at most this share of the budget, but so many texts at
+least: a large model on a slow machine would spend all of it on the least number of rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +163,11 @@ def _set_up(source: SourceModel, dataset: Dataset, config: ValidateConfig) -> _B
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
-    texts = spread(dataset.evaluation, config.max_sentences)
     encode = cached(_text_encoder(source, tokenizer, reference), config.batch_size)
+    texts = spread(dataset.evaluation, config.max_sentences)
+    started = time.perf_counter()
+    embeddings = encode(texts)
+    text_s = (time.perf_counter() - started) / len(texts)
     return _Bench(
         source=source,
         tokenizer=tokenizer,
@@ -167,18 +176,24 @@ def _set_up(source: SourceModel, dataset: Dataset, config: ValidateConfig) -> _B
         reference=reference,
         expected=Expected(
             texts=texts,
-            embeddings=encode(texts),
+            embeddings=embeddings,
             tasks=dataset.tasks,
             task_scores={task.name: score(task, encode) for task in dataset.tasks},
         ),
-        timed=_timed_text(source, tokenizer, texts, config),
+        timed=_timed_text(source, tokenizer, texts, config, text_s),
     )
 
 
 def _timed_text(
-    source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str], config: ValidateConfig
+    source: SourceModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    config: ValidateConfig,
+    text_s: float,
 ) -> TimedText:
-    chosen = spread(texts, config.timing_sentences)
+    """Choose what is timed; ``text_s`` is what the reference takes for a text."""
+    affordable = int(PASS_SHARE * config.budget_s / text_s)
+    chosen = spread(texts, max(LEAST_TIMED, min(config.timing_sentences, affordable)))
     rows = tokenizer.rows([source.prefix + text for text in chosen])
     singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
     return TimedText(
