@@ -81,6 +81,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Baseline(StrEnum):
+    """What a user would run instead of an artifact."""
+
+    onnxruntime_fp32 = "onnxruntime_fp32"
+    torch_fp16 = "torch_fp16"
+    torch_compile = "torch_compile"
+
+
 @dataclass
 class ModelConfig:
     """Which Sentence Transformer, tried in this order: directory, package, hub id."""
@@ -155,10 +163,34 @@ class EngineConfig:
 
 
 @dataclass
-class GatesConfig:
-    """The least an artifact must reach, by numeric type of the graph."""
+class PublishedGatesConfig:
+    """The least an artifact must reach against the published bundle it would replace."""
 
-    cosine_mean: dict[str, float] = field(default_factory=dict)
+    cosine_mean: float | None = None
+    tasks: float | None = None
+    speed: float | None = None
+
+
+@dataclass
+class GatesConfig:
+    """The least an artifact must reach, mostly by numeric type of the graph; null: no gate."""
+
+    cosine_mean: dict[str, float | None] = field(default_factory=dict)
+    cosine_p1: dict[str, float | None] = field(default_factory=dict)
+    tasks: dict[str, float | None] = field(default_factory=dict)
+    invariance: dict[str, float | None] = field(default_factory=dict)
+    vectors_finite: float | None = None
+    vectors_nonzero: float | None = None
+    speed: dict[str, float | None] = field(default_factory=dict)
+    published: PublishedGatesConfig = field(default_factory=PublishedGatesConfig)
+
+
+@dataclass
+class GridConfig:
+    """Batch sizes and sequence lengths that are timed against each other."""
+
+    batch: list[int] = field(default_factory=lambda: [1, 8, 32, 128, 256])
+    sequence: list[int] = field(default_factory=lambda: [16, 64, 128, 256])
 
 
 @dataclass
@@ -168,12 +200,16 @@ class ValidateConfig:
     device: Device = Device.auto
     max_sentences: int = 1000
     batch_size: int = 32
+    budget_s: float = 40.0
     timing_sentences: int = 64
-    min_rounds: int = 9
+    min_rounds: int = 8
     max_rounds: int = 60
-    timing_budget_s: float = 12.0
-    latency_runs: int = 200
+    narrow: float = 0.04
+    latency_runs: int = 500
     worst_texts: int = 10
+    cold: bool = True
+    baselines: list[Baseline] | None = None
+    grid: GridConfig = field(default_factory=GridConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
 
 

@@ -5,16 +5,20 @@ can be walked back to the weights.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.bench.agreement import Agreement
 from pipeline.bench.breakdown import Breakdown
+from pipeline.bench.cold import Cold
+from pipeline.bench.grid import GridCell
+from pipeline.bench.intervals import Speedup
 from pipeline.bench.invariance import Invariance
+from pipeline.bench.latency import Latency
 from pipeline.bench.tasks import TaskScores
-from pipeline.bench.timing import Latency, Throughput
+from pipeline.bench.throughput import TextThroughput, Throughput
 from pipeline.config import NumericType
 
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -122,6 +126,14 @@ class Engine:
     layer_types: Mapping[str, int]
     source_sha256: str
 
+    def takes(self, batch: int, sequence: int) -> bool:
+        """Whether a batch of this shape is inside one of the profiles."""
+        return any(
+            profile.min[0] <= batch <= profile.max[0]
+            and profile.min[1] <= sequence <= profile.max[1]
+            for profile in self.profiles
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotBuilt:
@@ -133,11 +145,17 @@ class NotBuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """A threshold and what was seen."""
+    """A threshold and what was seen.
+
+    ``setting`` is the threshold's key in the config; ``relative_to`` is ``fp32`` or ``published``
+    where ``observed`` is a difference from that, or a ratio to it.
+    """
 
     name: str
     threshold: float
     observed: float
+    setting: str
+    relative_to: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -162,25 +180,48 @@ class ArtifactResult:
     invariance: Invariance | None = None
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
     throughput: Throughput | None = None
+    with_tokenization: TextThroughput | None = None
+    grid: Sequence[GridCell] = ()
     latency: Latency | None = None
+    cold: Cold | None = None
     gemms: Mapping[str, int] | None = None
     gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineResult:
+    """What a user would run instead: its speed over the reference, or why it was not timed."""
+
+    name: str
+    device: str | None = None
+    sentences_per_second: float | None = None
+    speedup: Speedup | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """The reference and every artifact's result."""
+    """The reference and every artifact's result.
+
+    ``dataset_sha256`` is of the evaluation texts. ``gpu_clocks`` are the GPU's clocks and power
+    before and after timing, where there is a GPU.
+    """
 
     reference_device: str
     reference_threads: int
     dataset: str
+    dataset_sha256: str
+    reference_latency: Latency
+    reference_cold: Cold | None
+    baselines: tuple[BaselineResult, ...]
+    gpu_clocks: Sequence[Mapping[str, float]] = ()
     artifacts: tuple[ArtifactResult, ...]
 
     @property
     def failed_gates(self) -> tuple[str, ...]:
-        """What failed, as ``artifact: gate observed < threshold``."""
+        """What failed, as ``artifact: gate observed < threshold (setting)``."""
         return tuple(
-            f"{artifact.name}: {gate.name} {gate.observed:.6f} < {gate.threshold}"
+            f"{artifact.name}: {gate.name} {gate.observed:.6f} < {gate.threshold} ({gate.setting})"
             for artifact in self.artifacts
             for gate in artifact.gates
             if not gate.passed

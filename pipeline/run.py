@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config import NumericType, PipelineConfig
+from pipeline.config import EngineChoice, NumericType, PipelineConfig
 from pipeline.contracts import Graphs, OnnxModel, Outcome, SourceModel
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.environment import describe_environment
@@ -39,7 +39,7 @@ def run(config: PipelineConfig) -> Outcome:
     target = artifacts / config.model.name / config.precision.name
     clock = _Clock()
     rejected = target.with_name(f"{target.name}.rejected")
-    check_validate(config.validate, config.precision.type)
+    check_validate(config.validate)
     check_quantize(config.precision)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
@@ -67,7 +67,16 @@ def run(config: PipelineConfig) -> Outcome:
                     )
                 )
         with clock.stage("validate"):
-            validation = validate(source, graphs, engines, dataset, config.validate)
+            validation = validate(
+                source,
+                fp32,
+                graphs,
+                engines,
+                dataset,
+                config.validate,
+                published=target,
+                with_openvino=config.engine.runtime is EngineChoice.auto,
+            )
         report = make_report(
             source=source,
             precision=config.precision.name,

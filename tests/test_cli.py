@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import command_line
 import pytest
@@ -181,7 +183,7 @@ def published(
     request: pytest.FixtureRequest, workplace: Path, run_tiny: Callable[..., Completed]
 ) -> Path:
     """The bundle of a run that ended well, at each precision."""
-    done = run_tiny(request.param, "validate.gates.cosine_mean.int8=0.5")
+    done = run_tiny(request.param, *command_line.ANY_INT8)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == f"tiny {request.param}: passed"
     assert done.stdout.splitlines()[-1] == f"published artifacts/tiny/{request.param}"
@@ -228,11 +230,23 @@ EXECUTED = {
     "throughput": {
         "sentences_per_second": NUMBER,
         "reference_sentences_per_second": NUMBER,
-        "speedup": {"median": NUMBER, "ci95": [NUMBER]},
+        "speedup": {"median": NUMBER, "ci95": [NUMBER], "verdict": str},
         "rounds": int,
+        "texts": int,
+        "mean_tokens": NUMBER,
+        "with_tokenization": {
+            "sentences_per_second": NUMBER,
+            "reference_sentences_per_second": NUMBER,
+            "speedup": {"median": NUMBER, "ci95": [NUMBER], "verdict": str},
+            "rounds": int,
+        },
+        "grid": [{"batch": int, "sequence": int}],
     },
-    "latency_ms": {"batch": int, "p50": NUMBER, "p95": NUMBER, "p99": NUMBER, "n": int},
-    "gates": [{"name": str, "threshold": NUMBER, "observed": NUMBER, "passed": bool}],
+    "latency_ms": {"batch": int, "p50": NUMBER, "p95": NoneType, "p99": NoneType, "n": int},
+    "cold": NoneType,
+    "gates": [
+        {"name": str, "threshold": NUMBER, "observed": NUMBER, "passed": bool, "setting": str}
+    ],
 }
 NOT_EXECUTED = {"name": str, "file": str, "bytes": int, "executed": bool, "reason": str}
 REPORT = {
@@ -240,7 +254,16 @@ REPORT = {
     "model": str,
     "precision": str,
     "status": str,
-    "reference": {"framework": str, "dtype": str, "device": str, "threads": int},
+    "dataset_sha256": str,
+    "reference": {
+        "framework": str,
+        "dtype": str,
+        "device": str,
+        "threads": int,
+        "latency_ms": {"batch": int, "p50": NUMBER, "n": int},
+        "cold": NoneType,
+    },
+    "baselines": [{"name": str, "executed": bool}],
     "artifacts": list,
     "stages": [{"name": str, "seconds": NUMBER, "cached": bool}],
     "environment": dict,
@@ -292,6 +315,10 @@ def test_report_has_the_schema(published: Path) -> None:
     assert agreement["worst"][0]["cosine"] == agreement["cosine"]["min"]
     assert min(agreement["invariance"]["batch"], agreement["invariance"]["padding"]) > 0.9999
     assert onnx["gates"][0]["passed"] is True
+    assert len(onnx["throughput"]["grid"]) == 2
+    baselines = {baseline["name"]: baseline for baseline in report["baselines"]}
+    assert set(baselines) == {"onnxruntime_fp32", "torch_fp16", "torch_compile"}
+    assert baselines["onnxruntime_fp32"]["executed"] is (published.name != "fp32")
     assert len(onnx["throughput"]["speedup"]["ci95"]) == 2
     stages = [stage["name"] for stage in report["stages"]]
     assert stages[:2] == ["resolve", "export"]
@@ -358,6 +385,19 @@ def test_plan_is_there_but_was_not_executed(published: Path) -> None:
     assert not {"agreement", "tasks", "throughput", "latency_ms", "gates", "device"} & set(plan)
 
 
+def test_junit_has_a_case_for_each_artifact_and_gate(published: Path) -> None:
+    report = read_json(published / "report.json")
+    suites = ET.fromstring((published / "junit.xml").read_text("utf-8"))
+    cases = {(case.get("classname"), case.get("name")) for case in suites.iter("testcase")}
+    gates = {gate["name"] for gate in report["artifacts"][0]["gates"]}
+    assert {"vectors.finite", "vectors.nonzero"} <= gates
+    names = {artifact["name"] for artifact in report["artifacts"]}
+    assert cases == {(name, gate) for name in names for gate in gates}
+    assert suites.get("failures") == "0"
+    unexecuted = sum(not artifact["executed"] for artifact in report["artifacts"])
+    assert suites.get("skipped") == str(unexecuted * len(gates))
+
+
 def test_runs_leave_no_scratch(published: Path, workplace: Path) -> None:
     assert list(workplace.glob("artifacts/.staging/*")) == []
     assert [path.name for path in workplace.iterdir()] == ["artifacts"]
@@ -382,9 +422,60 @@ def test_failed_gate(published: Path, run_tiny: Callable[..., Completed]) -> Non
     assert "not published; report in artifacts/tiny/fp32.rejected" in done.stdout
     assert snapshot(published) == before
     rejected = published.with_name("fp32.rejected")
-    assert {path.name for path in rejected.iterdir()} == {"report.json", "report.html"}
+    assert {path.name for path in rejected.iterdir()} == {"report.json", "report.html", "junit.xml"}
     report = read_json(rejected / "report.json")
     check_shape(report, REPORT)
     assert report["status"] == "failed"
     assert report["artifacts"][0]["gates"][0]["passed"] is False
     assert "Gate failed" in (rejected / "report.html").read_text("utf-8")
+
+
+CORRUPT = """
+import sys
+
+import onnx
+from onnx import numpy_helper
+
+from pipeline import run
+from pipeline.__main__ import main
+
+honest = run.cast
+
+
+def corrupted(*arguments):
+    model = honest(*arguments)
+    graph = onnx.load(model.path)
+    weight = next(t for t in graph.graph.initializer if list(t.dims) == [32, 64])
+    weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(graph, model.path)
+    return model
+
+
+run.cast = corrupted
+sys.exit(main())
+"""
+"""The command, with one weight of the graph doubled before it is validated."""
+
+
+def test_a_corrupted_artifact_is_not_published(tmp_path: Path, tiny_dir: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", CORRUPT),
+            *command_line.settings(tiny_dir),
+            *("precision=fp16", "engine=onnxruntime"),
+        ],
+        cwd=tmp_path,
+        env=command_line.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "gate failed: onnxruntime: cosine.mean 0.9" in done.stdout
+    assert "(validate.gates.cosine_mean.fp16)" in done.stdout
+    tiny = tmp_path / "artifacts" / "tiny"
+    assert [path.name for path in tiny.glob("[!.]*")] == ["fp16.rejected"]
+    suites = ET.fromstring((tiny / "fp16.rejected" / "junit.xml").read_text("utf-8"))
+    failures = {case.get("name") for case in suites.findall(".//failure/..")}
+    assert "cosine.mean" in failures
+    assert suites.get("failures") == str(len(failures))

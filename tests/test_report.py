@@ -10,12 +10,17 @@ import pytest
 
 from pipeline.bench.agreement import Agreement, VectorChecks
 from pipeline.bench.breakdown import Breakdown, Group, Histogram, Text
+from pipeline.bench.cold import Cold
+from pipeline.bench.grid import CellTiming, GridCell
+from pipeline.bench.intervals import Speedup
 from pipeline.bench.invariance import Invariance
+from pipeline.bench.latency import Latency
 from pipeline.bench.tasks import MetricScores, TaskScores
-from pipeline.bench.timing import Latency, Throughput
+from pipeline.bench.throughput import TextThroughput, Throughput
 from pipeline.config import NumericType
 from pipeline.contracts import (
     ArtifactResult,
+    BaselineResult,
     Engine,
     Gate,
     Graphs,
@@ -70,6 +75,16 @@ QUANTIZATION: dict[str, Any] = {
 }
 
 
+COLD = Cold(load_s=0.5, first_encode_ms=3.0, peak_memory_bytes=10**8, gpu_memory_bytes=None)
+COLD_DATA = {"load_s": 0.5, "first_encode_ms": 3.0, "peak_memory_bytes": 10**8}
+
+
+def gate(threshold: float, observed: float) -> Gate:
+    return Gate(
+        name="cosine.mean", threshold=threshold, observed=observed, setting="validate.gates.key"
+    )
+
+
 @pytest.fixture
 def result(tmp_path: Path) -> ArtifactResult:
     """A measured ``model.onnx`` of three bytes that passed its gate."""
@@ -114,13 +129,35 @@ def result(tmp_path: Path) -> ArtifactResult:
             sentences_per_second=300.0,
             reference_sentences_per_second=100.0,
             tokens_per_second=9000.0,
-            speedup=3.0,
-            ci95=(2.5, 3.5),
+            speedup=Speedup(median=3.0, ci95=(2.5, 3.5)),
             rounds=7,
+            texts=64,
+            mean_tokens=30.5,
         ),
+        with_tokenization=TextThroughput(
+            sentences_per_second=200.0,
+            reference_sentences_per_second=90.0,
+            speedup=Speedup(median=2.2, ci95=(0.9, 2.5)),
+            rounds=6,
+        ),
+        grid=(
+            GridCell(
+                batch=8,
+                sequence=16,
+                timing=CellTiming(
+                    ms=2.0,
+                    reference_ms=1.0,
+                    tokens_per_second=64000.0,
+                    speedup=Speedup(median=0.5, ci95=(0.4, 0.6)),
+                    rounds=12,
+                ),
+            ),
+            GridCell(batch=8, sequence=48, skipped="time budget"),
+        ),
+        cold=COLD,
         latency=Latency(n=200, p50=1.25, p95=2.5, p99=4.0),
         gemms={"integer": 36, "float": 12},
-        gates=(Gate(name="cosine.mean", threshold=0.99, observed=0.9987),),
+        gates=(gate(0.99, 0.9987),),
     )
 
 
@@ -188,6 +225,18 @@ def report(tmp_path: Path, engine: Engine) -> MakeReport:
                 reference_device="cpu",
                 reference_threads=2,
                 dataset="sample",
+                dataset_sha256="d" * 64,
+                reference_latency=Latency(n=40, p50=5.5, p95=None, p99=None),
+                reference_cold=None,
+                baselines=(
+                    BaselineResult(
+                        name="onnxruntime_fp32",
+                        device="cpu",
+                        sentences_per_second=250.0,
+                        speedup=Speedup(median=1.5, ci95=(1.4, 1.6)),
+                    ),
+                    BaselineResult(name="torch_fp16", reason="no CUDA device"),
+                ),
                 artifacts=results,
             ),
             stages=[StageTime(name="export", seconds=3.5), StageTime(name="build", seconds=0.0)],
@@ -217,7 +266,20 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
         "device": "cpu",
         "threads": 2,
         "tf32": False,
+        "latency_ms": {"batch": 1, "p50": 5.5, "p95": None, "p99": None, "n": 40},
+        "cold": None,
     }
+    assert data["dataset_sha256"] == "d" * 64
+    assert data["baselines"] == [
+        {
+            "name": "onnxruntime_fp32",
+            "executed": True,
+            "device": "cpu",
+            "sentences_per_second": 250.0,
+            "speedup": {"median": 1.5, "ci95": [1.4, 1.6], "verdict": "faster"},
+        },
+        {"name": "torch_fp16", "executed": False, "reason": "no CUDA device"},
+    ]
     assert data["quantization"] == QUANTIZATION
     assert data["not_built"] == [{"name": "tensorrt", "reason": "Python package is not installed"}]
     assert data["stages"][0] == {"name": "export", "seconds": 3.5, "cached": False}
@@ -281,12 +343,40 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
                 "sentences_per_second": 300.0,
                 "reference_sentences_per_second": 100.0,
                 "tokens_per_second": 9000.0,
-                "speedup": {"median": 3.0, "ci95": [2.5, 3.5]},
+                "speedup": {"median": 3.0, "ci95": [2.5, 3.5], "verdict": "faster"},
                 "rounds": 7,
+                "texts": 64,
+                "mean_tokens": 30.5,
+                "with_tokenization": {
+                    "sentences_per_second": 200.0,
+                    "reference_sentences_per_second": 90.0,
+                    "speedup": {"median": 2.2, "ci95": [0.9, 2.5], "verdict": "no difference"},
+                    "rounds": 6,
+                },
+                "grid": [
+                    {
+                        "batch": 8,
+                        "sequence": 16,
+                        "ms": 2.0,
+                        "reference_ms": 1.0,
+                        "tokens_per_second": 64000.0,
+                        "speedup": {"median": 0.5, "ci95": [0.4, 0.6], "verdict": "slower"},
+                        "rounds": 12,
+                    },
+                    {"batch": 8, "sequence": 48, "skipped": "time budget"},
+                ],
             },
+            "cold": COLD_DATA,
             "latency_ms": {"batch": 1, "p50": 1.25, "p95": 2.5, "p99": 4.0, "n": 200},
             "gates": [
-                {"name": "cosine.mean", "threshold": 0.99, "observed": 0.9987, "passed": True}
+                {
+                    "name": "cosine.mean",
+                    "threshold": 0.99,
+                    "observed": 0.9987,
+                    "passed": True,
+                    "relative_to": None,
+                    "setting": "validate.gates.key",
+                }
             ],
         }
     ]
@@ -314,8 +404,7 @@ def test_not_executed_says_why_and_has_no_number(report: MakeReport, engine: Eng
 def test_failed_gate_fails_the_report(
     report: MakeReport, result: ArtifactResult, observed: float
 ) -> None:
-    gate = Gate(name="cosine.mean", threshold=0.99, observed=observed)
-    made = report(result, replace(result, name="other", gates=(gate,)))
+    made = report(result, replace(result, name="other", gates=(gate(0.99, observed),)))
     assert not made.passed
     assert made.data["status"] == "failed"
     assert [g["passed"] for a in made.data["artifacts"] for g in a["gates"]] == [True, False]
@@ -326,7 +415,7 @@ def test_failed_gate_fails_the_report(
 
 
 def test_gate_passes_at_its_threshold() -> None:
-    assert Gate(name="cosine.mean", threshold=0.99, observed=0.99).passed
+    assert gate(0.99, 0.99).passed
 
 
 def test_no_quantization_section_without_quantization(
@@ -381,8 +470,7 @@ def test_html_with_a_target_shows_what_each_gemm_costs_the_embeddings(
 
 
 def test_html_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
-    gate = Gate(name="cosine.mean", threshold=0.999, observed=0.98)
-    page = render_html(report(replace(result, gates=(gate,))).data)
+    page = render_html(report(replace(result, gates=(gate(0.999, 0.98),))).data)
     assert "Gate failed: onnxruntime: cosine.mean 0.980000 &lt; 0.999" in page
     assert "passed its gates" not in page
 
@@ -414,7 +502,20 @@ def test_text_of_a_pass(report: MakeReport, result: ArtifactResult, engine: Engi
 
 
 def test_text_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
-    gate = Gate(name="cosine.mean", threshold=0.999, observed=0.98)
-    text = text_of(report(replace(result, gates=(gate,))), published=False)
+    text = text_of(report(replace(result, gates=(gate(0.999, 0.98),))), published=False)
     assert "gate failed: onnxruntime: cosine.mean 0.980000 < 0.999" in text
     assert text.splitlines()[-1] == "not published; report in out/tiny/int8"
+
+
+def test_gpu_memory_and_clocks_only_where_there_is_a_gpu(
+    report: MakeReport, result: ArtifactResult
+) -> None:
+    made = report(replace(result, cold=replace(COLD, gpu_memory_bytes=5)))
+    assert made.data["artifacts"][0]["cold"] == COLD_DATA | {"gpu_memory_bytes": 5}
+    assert "gpu_clocks" not in made.data["environment"]
+
+
+def test_percentiles_without_enough_runs(report: MakeReport, result: ArtifactResult) -> None:
+    made = report(replace(result, latency=Latency(n=50, p50=1.25, p95=None, p99=None)))
+    assert "1.25 / too few runs / too few runs ms" in render_html(made.data)
+    assert "latency p50 1.25 ms" in text_of(made)

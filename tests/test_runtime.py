@@ -67,7 +67,7 @@ def int8_bundle(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         tmp_path_factory.mktemp("int8"),
         "precision=int8",
         "engine=onnxruntime",
-        "validate.gates.cosine_mean.int8=0.5",
+        *command_line.ANY_INT8,
     )
 
 

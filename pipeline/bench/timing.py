@@ -1,115 +1,153 @@
-"""Speed against the reference: random paired rounds, one clock, the same token batches.
+"""Everything of a run that is timed, within ``validate.budget_s``: who takes part, and in what."""
 
-A noisy machine slows both sides of a round alike, so the ratio within a round is what holds; the
-median of the rounds' ratios and its bootstrap interval are reported, not one lucky run.
-"""
-
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+from pipeline.bench.baselines import open_baselines
+from pipeline.bench.cold import REFERENCE, Cold, ColdJob, measure_cold
+from pipeline.bench.previous import Previous, open_previous
+from pipeline.bench.speed import Contestant, Speed, TimedText, measure_speed
+from pipeline.config import NumericType, ValidateConfig
+from pipeline.contracts import BaselineResult, SourceModel
+from pipeline.engines.gpu import gpu_clocks
+from pipeline.engines.torch import TorchEncoder
+from pipeline.runtime import TextEncoder
 
-from pipeline.engines import Encoder
-from pipeline.tokens import TokenBatch
-
-_LEAST_ROUNDS = 3
-
-NARROW = 0.05
-"""Rounds end early once the interval is narrower than this share of the median."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Throughput:
-    """Sentences per second of both sides (medians over rounds) and their ratio."""
-
-    sentences_per_second: float
-    reference_sentences_per_second: float
-    tokens_per_second: float
-    speedup: float
-    ci95: tuple[float, float]
-    rounds: int
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Milliseconds for one sentence at a time, tokenization not included."""
+class Artifact:
+    """An artifact that runs here: its file, its encoder of texts, the shapes it takes."""
 
-    n: int
-    p50: float
-    p95: float
-    p99: float
+    path: Path
+    text: TextEncoder
+    takes: Callable[[int, int], bool] | None
+
+    @property
+    def name(self) -> str:
+        """The runtime's name."""
+        return self.text.engine.name
 
 
-def compare_throughput(
-    reference: Encoder,
-    artifact: Encoder,
-    batches: Sequence[TokenBatch],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What was timed; ``speed.artifacts`` and ``cold`` are in the order of the artifacts."""
+
+    speed: Speed
+    cold: Sequence[Cold | None]
+    reference_cold: Cold | None
+    baselines: tuple[BaselineResult, ...]
+    previous: Mapping[str, Previous]
+    gpu_clocks: Sequence[Mapping[str, float]]
+
+
+def time_artifacts(
+    source: SourceModel,
+    reference: TorchEncoder,
+    artifacts: Sequence[Artifact],
+    text: TimedText,
+    config: ValidateConfig,
     *,
-    min_rounds: int,
-    max_rounds: int,
-    budget_s: float,
-    seed: int = 0,
-) -> Throughput:
-    """Time both sides on the same batches, in rounds whose order is drawn at random.
+    kind: NumericType,
+    fp32: Path,
+    published: Path,
+    dataset_sha256: str,
+) -> Timing:
+    """Time the artifacts, the baselines and the published bundle against the reference.
 
-    Ends after ``max_rounds``, from ``min_rounds`` on once the interval is narrow, or when the
-    budget is spent, though not before three rounds. Both sides take the batches from host memory
-    and return the embeddings to it.
+    Raises:
+        MeasureError: an artifact does not run.
     """
-    random = np.random.default_rng(seed)
-    sides = (reference, artifact)
-    for side in sides:
-        _round(side, [batches[0], batches[-1]])
-    times: list[tuple[float, float]] = []
-    started = time.perf_counter()
-    while len(times) < max_rounds:
-        pair = [0.0, 0.0]
-        for i in random.permutation(2):
-            pair[i] = _round(sides[i], batches)
-        times.append((pair[0], pair[1]))
-        if len(times) >= _LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
-            break
-        if len(times) >= min_rounds:
-            _, (low, high) = _ratio(times)
-            if high - low < NARROW * (low + high) / 2:
-                break
-    median, interval = _ratio(times)
-    sentences = sum(len(batch.input_ids) for batch in batches)
-    tokens = sum(batch.tokens for batch in batches)
-    seconds = np.median(times, axis=0)
-    return Throughput(
-        sentences_per_second=float(sentences / seconds[1]),
-        reference_sentences_per_second=float(sentences / seconds[0]),
-        tokens_per_second=float(tokens / seconds[1]),
-        speedup=median,
-        ci95=interval,
-        rounds=len(times),
+    deadline = time.perf_counter() + config.budget_s
+    *cold, reference_cold = _measure_colds(
+        source, reference, artifacts, text, config, kind, deadline
+    )
+    opened, reasons = open_baselines(
+        config.baselines, source, fp32, kind, device=reference.device, trial=text.batches[-1]
+    )
+    names = [artifact.name for artifact in artifacts]
+    previous = open_previous(published, names, dataset_sha256, text.batches[-1])
+    clocks = [gpu_clocks()]
+    speed = measure_speed(
+        Contestant(
+            encoder=reference,
+            encode_texts=lambda texts: reference.model.encode(
+                list(texts), batch_size=config.batch_size, show_progress_bar=False
+            ),
+        ),
+        [_contestant(artifact, previous, config.batch_size) for artifact in artifacts],
+        {name.value: encoder for name, encoder in opened.items()},
+        text,
+        config,
+        budget_s=deadline - time.perf_counter(),
+    )
+    clocks.append(gpu_clocks())
+    for name, timed in zip(names, speed.artifacts, strict=True):
+        ratio, (low, high) = timed.throughput.speedup.median, timed.throughput.speedup.ci95
+        log.info("%s: %.2fx PyTorch fp32 (95 %%: %.2f to %.2f)", name, ratio, low, high)
+    return Timing(
+        speed=speed,
+        cold=cold,
+        reference_cold=reference_cold,
+        baselines=(
+            *(
+                BaselineResult(
+                    name=name,
+                    device=encoder.device,
+                    sentences_per_second=speed.baselines[name].sentences_per_second,
+                    speedup=speed.baselines[name].speedup,
+                )
+                for name, encoder in opened.items()
+            ),
+            *(BaselineResult(name=name, reason=reason) for name, reason in reasons.items()),
+        ),
+        previous=previous,
+        gpu_clocks=[sample for sample in clocks if sample is not None],
     )
 
 
-def measure_latency(encoder: Encoder, singles: Sequence[TokenBatch], *, runs: int) -> Latency:
-    """Time ``runs`` batches of one sentence, cycling through ``singles`` after a warm-up."""
-    for batch in singles[:10]:
-        encoder.encode(batch)
-    ms = np.array([_round(encoder, [singles[i % len(singles)]]) * 1e3 for i in range(runs)])
-    p50, p95, p99 = (float(np.quantile(ms, q)) for q in (0.5, 0.95, 0.99))
-    return Latency(n=runs, p50=p50, p95=p95, p99=p99)
+def _contestant(
+    artifact: Artifact, previous: Mapping[str, Previous], batch_size: int
+) -> Contestant:
+    before = previous.get(artifact.name)
+    return Contestant(
+        encoder=artifact.text.engine,
+        encode_texts=lambda texts: artifact.text.encode(texts, batch_size),
+        takes=artifact.takes,
+        previous=before.encoder if before else None,
+    )
 
 
-def _round(encoder: Encoder, batches: Sequence[TokenBatch]) -> float:
-    start = time.perf_counter()
-    for batch in batches:
-        encoder.encode(batch)
-    return time.perf_counter() - start
-
-
-def _ratio(times: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]]:
-    """Return the median of reference/artifact and its 95% bootstrap percentile interval."""
-    array: npt.NDArray[np.float64] = np.array(times)
-    ratios = array[:, 0] / array[:, 1]
-    draws = np.random.default_rng(0).integers(0, len(ratios), size=(2000, len(ratios)))
-    medians = np.median(ratios[draws], axis=1)
-    low, high = (float(np.quantile(medians, q)) for q in (0.025, 0.975))
-    return float(np.median(ratios)), (low, high)
+def _measure_colds(
+    source: SourceModel,
+    reference: TorchEncoder,
+    artifacts: Sequence[Artifact],
+    text: TimedText,
+    config: ValidateConfig,
+    kind: NumericType,
+    deadline: float,
+) -> list[Cold | None]:
+    """Measure the artifacts, then the reference; None where it is turned off or out of time."""
+    subjects = [(a.name, a.path, a.text.engine.device, source.prefix) for a in artifacts]
+    subjects.append((REFERENCE, source.path, reference.device, ""))
+    measured = []
+    for engine, path, device, prefix in subjects:
+        job = ColdJob(
+            engine=engine,
+            precision=kind.value,
+            path=str(path.resolve()),
+            assets=str(source.assets.resolve()),
+            max_length=source.max_length,
+            dimension=source.dimension,
+            cuda=device == "cuda",
+            trust_remote_code=source.trust_remote_code,
+            texts=[prefix + one for one in text.texts],
+            batch_size=config.batch_size,
+        )
+        left = deadline - time.perf_counter()
+        measured.append(measure_cold(job, timeout_s=left) if config.cold and left > 0 else None)
+    return measured

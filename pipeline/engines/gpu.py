@@ -1,5 +1,6 @@
 """The GPU of this machine, if there is one."""
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -57,12 +58,49 @@ def find_gpu() -> Gpu | None:
 
 
 def _driver() -> str | None:
+    values = _query("driver_version")
+    return values[0] if values and values[0] else None
+
+
+def _query(fields: str) -> list[str] | None:
+    """Return nvidia-smi's values for the first GPU, or None where there is no nvidia-smi."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    query = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.split("\n")[0].strip() or None
+    return [value.strip() for value in done.stdout.split("\n")[0].split(",")]
+
+
+def gpu_memory_used() -> int | None:
+    """Return the bytes in use on the first GPU, by all processes, or None where nobody says."""
+    values = _query("memory.used")
+    try:
+        return None if values is None else int(float(values[0]) * 2**20)
+    except ValueError:  # "[N/A]"
+        return None
+
+
+def gpu_clocks() -> dict[str, float] | None:
+    """Return clocks (MHz), power (W) and temperature (degrees Celsius) of the first GPU at once.
+
+    None where nvidia-smi is missing; a value that the GPU does not tell is left out.
+    """
+    names = {
+        "sm_mhz": "clocks.sm",
+        "memory_mhz": "clocks.mem",
+        "power_w": "power.draw",
+        "power_limit_w": "power.limit",
+        "temperature_c": "temperature.gpu",
+    }
+    values = _query(",".join(names.values()))
+    if values is None:
+        return None
+    seen = {}
+    for name, value in zip(names, values, strict=True):
+        with contextlib.suppress(ValueError):  # "[N/A]"
+            seen[name] = float(value)
+    return seen

@@ -15,6 +15,7 @@ from pipeline.contracts import (
     Validation,
 )
 from pipeline.report.quality import agreement_entry, task_entry
+from pipeline.report.speed import baseline_data, cold_data, latency_data, throughput_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,16 @@ def make_report(
             "device": validation.reference_device,
             "threads": validation.reference_threads,
             "tf32": False,
+            "latency_ms": latency_data(validation.reference_latency),
+            "cold": cold_data(validation.reference_cold),
         },
+        "baselines": [baseline_data(baseline) for baseline in validation.baselines],
         "dataset": validation.dataset,
+        "dataset_sha256": validation.dataset_sha256,
         "artifacts": [_artifact(a, by_path.get(a.path)) for a in validation.artifacts],
         "not_built": [{"name": item.runtime, "reason": item.reason} for item in not_built],
         "stages": [asdict(stage) for stage in stages],
-        "environment": dict(environment),
+        "environment": dict(environment) | _clocks(validation),
     }
     if graphs.quantization is not None:
         data["quantization"] = dict(graphs.quantization)
@@ -92,8 +97,7 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
         }
     if result.reason is not None:
         return entry | {"reason": result.reason}
-    speed, latency = result.throughput, result.latency
-    assert speed is not None
+    latency = result.latency
     assert latency is not None
     if result.gemms is not None:
         entry["gemm_kernels"] = dict(result.gemms)
@@ -101,27 +105,23 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
         "device": result.device,
         "agreement": agreement_entry(result),
         "tasks": {name: task_entry(task) for name, task in result.tasks.items()},
-        "throughput": {
-            "sentences_per_second": speed.sentences_per_second,
-            "reference_sentences_per_second": speed.reference_sentences_per_second,
-            "tokens_per_second": speed.tokens_per_second,
-            "speedup": {"median": speed.speedup, "ci95": list(speed.ci95)},
-            "rounds": speed.rounds,
-        },
-        "latency_ms": {
-            "batch": 1,
-            "p50": latency.p50,
-            "p95": latency.p95,
-            "p99": latency.p99,
-            "n": latency.n,
-        },
+        "throughput": throughput_data(result),
+        "latency_ms": latency_data(latency),
+        "cold": cold_data(result.cold),
         "gates": [
             {
                 "name": gate.name,
                 "threshold": gate.threshold,
                 "observed": gate.observed,
                 "passed": gate.passed,
+                "relative_to": gate.relative_to,
+                "setting": gate.setting,
             }
             for gate in result.gates
         ],
     }
+
+
+def _clocks(validation: Validation) -> dict[str, Any]:
+    samples = [dict(sample) for sample in validation.gpu_clocks]
+    return {"gpu_clocks": samples} if samples else {}

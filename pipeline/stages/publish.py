@@ -15,6 +15,7 @@ from pipeline.errors import PublishError
 from pipeline.graph import model_sha256
 from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
+from pipeline.report.junit import render_junit
 from pipeline.store import publish_directory
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,10 @@ def reject(report: Report, work_dir: Path, target: Path) -> Path:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Write report.json and report.html."""
+    """Write report.json, report.html and junit.xml."""
     (directory / "report.json").write_text(_dump(report.data), "utf-8")
     (directory / "report.html").write_text(render_html(report.data), "utf-8")
+    (directory / "junit.xml").write_text(render_junit(report.data), "utf-8")
 
 
 def _dump(data: Mapping[str, Any]) -> str:
@@ -154,12 +156,23 @@ def _manifest(
             }
             for engine in engines
         ],
+        "cpu_runtime": _fastest_on_cpu(report.data),
         "lineage": _lineage(source, fp32_sha256, graphs, engines),
         "quantization": graphs.quantization,
         "files": dict(files),
         "environment": report.data["environment"],
         "config": dict(config),
     }
+
+
+def _fastest_on_cpu(report: Mapping[str, Any]) -> str:
+    """Return the runtime that ran ``model.onnx`` fastest: ``load`` prefers it."""
+    speeds = {
+        artifact["name"]: artifact["throughput"]["speedup"]["median"]
+        for artifact in report["artifacts"]
+        if artifact["executed"] and artifact["file"] == "model.onnx" and artifact["device"] == "cpu"
+    }
+    return max(speeds, key=lambda name: speeds[name], default="onnxruntime")
 
 
 def _lineage(

@@ -1,33 +1,44 @@
 """validate: run every artifact that can run here against PyTorch fp32, and judge it."""
 
+import hashlib
+import json
 import logging
-import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.bench.intervals import LEAST_ROUNDS
 from pipeline.bench.profile import count_gemms
-from pipeline.bench.quality import Expected, expect, measure_quality
-from pipeline.bench.timing import compare_throughput, measure_latency
-from pipeline.config import NumericType, ValidateConfig
+from pipeline.bench.quality import Expected, Quality, expect, measure_quality
+from pipeline.bench.speed import ArtifactSpeed, TimedText
+from pipeline.bench.timing import Artifact, Timing, time_artifacts
+from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import (
     ArtifactResult,
     Engine,
-    Gate,
     Graphs,
+    OnnxModel,
     SourceModel,
     Validation,
 )
 from pipeline.datasets import MIN_EVALUATION, Dataset, spread
 from pipeline.engines import Encoder
-from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
+from pipeline.engines.opening import open_encoder
+from pipeline.engines.openvino import missing
+from pipeline.engines.tensorrt import obstacle
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ConfigError, MeasureError
+from pipeline.gates import Against, Evidence, check_gates, judge
 from pipeline.runtime import TextEncoder
 from pipeline.tokens import TokenBatch, Tokenizer, by_length
 
 log = logging.getLogger(__name__)
+
+PASS_SHARE = 1 / 40
+LEAST_TIMED = 8
+"""One timed pass of the reference takes at most this share of the budget, but so many texts at
+least: a large model on a slow machine would spend all of it on the least number of rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,55 +47,83 @@ class _Bench:
 
     source: SourceModel
     tokenizer: Tokenizer
+    dataset: Dataset
     config: ValidateConfig
-    threshold: float
     reference: TorchEncoder
     expected: Expected
-    batches: Sequence[TokenBatch]
-    singles: Sequence[TokenBatch]
+    timed: TimedText
+    kind: NumericType
 
 
 def validate(
     source: SourceModel,
+    fp32: OnnxModel,
     graphs: Graphs,
     engines: Sequence[Engine],
     dataset: Dataset,
     config: ValidateConfig,
+    *,
+    published: Path,
+    with_openvino: bool,
 ) -> Validation:
     """Measure agreement, task scores and speed of ``model.onnx`` and of each engine.
 
     An engine that cannot run on this machine is reported with the reason and no number.
+    ``published`` is the bundle that this run would replace, if there is one; ``with_openvino`` runs
+    ``model.onnx`` in OpenVINO as well.
 
     Raises:
-        ConfigError: a setting out of range, or no gate for this numeric type.
+        ConfigError: a setting out of range.
         MeasureError: an artifact that should run does not.
     """
     import torch
 
+    check_validate(config)
     kind = graphs.portable.precision
-    check_validate(config, kind)
-    bench = _set_up(source, dataset, config, threshold=config.gates.cosine_mean[kind.value])
-    cuda = kind is not NumericType.int8 and bench.reference.device == "cuda"
-    results = [
-        _measure(bench, OnnxRuntimeEncoder(graphs.portable.path, cuda=cuda), graphs.portable.path)
+    bench = _set_up(source, dataset, config, kind)
+    texts = [text.text for text in bench.expected.texts]
+    dataset_sha256 = _sha256(texts, dataset.evaluation)
+    artifacts, refused = _open_artifacts(bench, graphs, engines, with_openvino)
+    qualities = [
+        measure_quality(
+            artifact.text,
+            bench.expected,
+            batch_size=config.batch_size,
+            worst=config.worst_texts,
+        )
+        for artifact in artifacts
     ]
-    for engine in engines:
-        reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
-        if reason is None:
-            encoder = TensorRTEncoder(engine.path, engine.runtime)
-            results.append(_measure(bench, encoder, engine.path))
-        else:
-            log.info("%s: not executed: %s", engine.runtime, reason)
-            results.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
+    timing = time_artifacts(
+        source,
+        bench.reference,
+        artifacts,
+        bench.timed,
+        config,
+        kind=kind,
+        fp32=fp32.path,
+        published=published,
+        dataset_sha256=dataset_sha256,
+    )
     return Validation(
         reference_device=bench.reference.device,
         reference_threads=torch.get_num_threads(),
         dataset=dataset.name,
-        artifacts=tuple(results),
+        dataset_sha256=dataset_sha256,
+        reference_latency=timing.speed.reference_latency,
+        reference_cold=timing.reference_cold,
+        baselines=timing.baselines,
+        gpu_clocks=timing.gpu_clocks,
+        artifacts=(
+            *(
+                _result(artifact, quality, timing, i, bench)
+                for i, (artifact, quality) in enumerate(zip(artifacts, qualities, strict=True))
+            ),
+            *refused,
+        ),
     )
 
 
-def check_validate(config: ValidateConfig, kind: NumericType) -> None:
+def check_validate(config: ValidateConfig) -> None:
     """Refuse settings out of range before anything slow runs.
 
     Raises:
@@ -94,23 +133,23 @@ def check_validate(config: ValidateConfig, kind: NumericType) -> None:
         ("batch_size", 1),
         ("max_sentences", MIN_EVALUATION),
         ("timing_sentences", 1),
-        ("min_rounds", 2),
+        ("min_rounds", LEAST_ROUNDS),
         ("latency_runs", 1),
         ("worst_texts", 0),
+        ("budget_s", 0),
+        ("narrow", 0),
     ):
-        if getattr(config, name) < least:
+        if not getattr(config, name) >= least:
             raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
     if config.max_rounds < config.min_rounds:
         raise ConfigError(
             f"validate.max_rounds={config.max_rounds}: expected at least "
             f"validate.min_rounds={config.min_rounds}"
         )
-    threshold = config.gates.cosine_mean.get(kind.value)
-    if threshold is None or math.isnan(threshold):
-        raise ConfigError(
-            f"validate.gates.cosine_mean.{kind}={threshold}: expected a number; set it to -1 to "
-            "let everything pass"
-        )
+    for name, values in (("batch", config.grid.batch), ("sequence", config.grid.sequence)):
+        if any(value < 1 for value in values):
+            raise ConfigError(f"validate.grid.{name}={values}: expected numbers from 1")
+    check_gates(config.gates)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
@@ -131,73 +170,146 @@ def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Seque
 
 
 def _set_up(
-    source: SourceModel, dataset: Dataset, config: ValidateConfig, *, threshold: float
+    source: SourceModel, dataset: Dataset, config: ValidateConfig, kind: NumericType
 ) -> _Bench:
     """Load the reference and compute everything artifacts are compared with."""
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
-    expected = expect(
-        _text_encoder(source, tokenizer, reference),
-        spread(dataset.evaluation, config.max_sentences),
-        dataset,
-        prefix=source.prefix,
-        batch_size=config.batch_size,
-    )
-    timed = spread(expected.rows, config.timing_sentences)
+    texts = spread(dataset.evaluation, config.max_sentences)
+    encoder = _text_encoder(source, tokenizer, reference)
+    expected = expect(encoder, texts, dataset, prefix=source.prefix, batch_size=config.batch_size)
+    few = spread(texts, 4 * LEAST_TIMED)
+    started = time.perf_counter()
+    encoder.encode(few, config.batch_size)
+    text_s = (time.perf_counter() - started) / len(few)
     return _Bench(
         source=source,
         tokenizer=tokenizer,
+        dataset=dataset,
         config=config,
-        threshold=threshold,
         reference=reference,
         expected=expected,
+        timed=_timed_text(source, tokenizer, texts, config, text_s),
+        kind=kind,
+    )
+
+
+def _timed_text(
+    source: SourceModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    config: ValidateConfig,
+    text_s: float,
+) -> TimedText:
+    """Choose what is timed; ``text_s`` is what the reference takes for a text."""
+    affordable = int(PASS_SHARE * config.budget_s / text_s)
+    chosen = spread(texts, max(LEAST_TIMED, min(config.timing_sentences, affordable)))
+    rows = tokenizer.rows([source.prefix + text for text in chosen])
+    singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
+    return TimedText(
+        texts=chosen,
+        rows=rows,
         batches=[
-            tokenizer.pad([timed[i] for i in indices])
-            for indices in by_length(timed, config.batch_size)
+            tokenizer.pad([rows[i] for i in indices])
+            for indices in by_length(rows, config.batch_size)
         ],
-        singles=[tokenizer.pad([row]) for row in spread(expected.rows, config.latency_runs)],
+        singles=[tokenizer.pad([row]) for row in singles],
+        max_length=source.max_length,
     )
 
 
-def _measure(bench: _Bench, encoder: Encoder, path: Path) -> ArtifactResult:
-    config, name = bench.config, encoder.name
-    quality = measure_quality(
-        _text_encoder(bench.source, bench.tokenizer, encoder),
-        bench.expected,
-        batch_size=config.batch_size,
-        worst=config.worst_texts,
+def _open_artifacts(
+    bench: _Bench, graphs: Graphs, engines: Sequence[Engine], with_openvino: bool
+) -> tuple[list[Artifact], list[ArtifactResult]]:
+    """Open what runs here, ``model.onnx`` first, and say why the rest does not."""
+    cuda = graphs.portable.precision is not NumericType.int8 and bench.reference.device == "cuda"
+
+    def opened(name: str, path: Path, takes: Callable[[int, int], bool] | None) -> Artifact:
+        encoder = open_encoder(name, path, bench.kind, cuda=cuda)
+        text = _text_encoder(bench.source, bench.tokenizer, encoder)
+        return Artifact(path=path, text=text, takes=takes)
+
+    model = graphs.portable.path
+    artifacts = [opened("onnxruntime", model, None)]
+    refused = []
+    if with_openvino:
+        reason = missing()
+        if reason is None:
+            artifacts.append(opened("openvino", model, None))
+        else:
+            refused.append(ArtifactResult(name="openvino", path=model, reason=reason))
+    for engine in engines:
+        reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
+        if reason is None:
+            artifacts.append(opened(engine.runtime, engine.path, engine.takes))
+        else:
+            log.info("%s: not executed: %s", engine.runtime, reason)
+            refused.append(ArtifactResult(name=engine.runtime, path=engine.path, reason=reason))
+    return artifacts, refused
+
+
+def _result(
+    artifact: Artifact,
+    quality: Quality,
+    timing: Timing,
+    index: int,
+    bench: _Bench,
+) -> ArtifactResult:
+    speed, checks = timing.speed.artifacts[index], quality.agreement.checks
+    evidence = Evidence(
+        cosine_mean=quality.agreement.mean,
+        cosine_p1=quality.agreement.p1,
+        tasks={name: task.main.delta for name, task in quality.tasks.items()},
+        finite=1 - checks.nan / quality.agreement.n,
+        nonzero=1 - checks.zero / quality.agreement.n,
+        invariance={"batch": quality.invariance.batch, "padding": quality.invariance.padding},
+        speed=speed.over_baseline.get(Baseline.onnxruntime_fp32),
+        published=_against_published(artifact, quality, speed, timing),
     )
-    throughput = compare_throughput(
-        bench.reference,
-        encoder,
-        bench.batches,
-        min_rounds=config.min_rounds,
-        max_rounds=config.max_rounds,
-        budget_s=config.timing_budget_s,
-    )
-    log.info("%s: %.2fx PyTorch fp32 on %s", name, throughput.speedup, encoder.device)
     return ArtifactResult(
-        name=name,
-        path=path,
-        device=encoder.device,
+        name=artifact.name,
+        path=artifact.path,
+        device=artifact.text.engine.device,
         agreement=quality.agreement,
         breakdown=quality.breakdown,
         invariance=quality.invariance,
         tasks=quality.tasks,
-        throughput=throughput,
-        latency=measure_latency(encoder, bench.singles, runs=config.latency_runs),
-        gemms=_profiled_gemms(encoder, path, bench.batches[0]),
-        gates=(
-            Gate(name="cosine.mean", threshold=bench.threshold, observed=quality.agreement.mean),
-        ),
+        throughput=speed.throughput,
+        with_tokenization=speed.with_tokenization,
+        grid=speed.grid,
+        latency=speed.latency,
+        cold=timing.cold[index],
+        gemms=_count_gemms(artifact, bench.timed.batches[0]),
+        gates=judge(evidence, bench.kind, bench.config.gates),
     )
 
 
-def _profiled_gemms(encoder: Encoder, path: Path, batch: TokenBatch) -> dict[str, int] | None:
+def _count_gemms(artifact: Artifact, batch: TokenBatch) -> dict[str, int] | None:
     """Count kernels where the profile is of what was measured: ONNX Runtime on the CPU."""
-    profiled = encoder.name == "onnxruntime" and encoder.device == "cpu"
-    return count_gemms(path, batch) if profiled else None
+    profiled = artifact.name == "onnxruntime" and artifact.text.engine.device == "cpu"
+    return count_gemms(artifact.path, batch) if profiled else None
+
+
+def _against_published(
+    artifact: Artifact, quality: Quality, speed: ArtifactSpeed, timing: Timing
+) -> Against | None:
+    before = timing.previous.get(artifact.name)
+    if before is None or speed.over_previous is None:
+        return None
+    return Against(
+        cosine_mean=quality.agreement.mean - before.cosine_mean,
+        tasks={
+            name: task.main.artifact - before.tasks[name, task.metric]
+            for name, task in quality.tasks.items()
+            if (name, task.metric) in before.tasks
+        },
+        speed=speed.over_previous,
+    )
+
+
+def _sha256(*texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([list(part) for part in texts]).encode()).hexdigest()
 
 
 def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:

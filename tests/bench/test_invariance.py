@@ -18,6 +18,8 @@ class Encoder:
 
     name = "fake"
     device = "cpu"
+    max_tokens: int | None = None
+    bucketed = False
 
     def __init__(self, leak: Callable[[TokenBatch], float]) -> None:
         self.leak = leak

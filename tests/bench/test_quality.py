@@ -20,6 +20,9 @@ Change = Callable[[TokenBatch, FloatArray], None]
 class Changed:
     """An encoder whose embeddings are tampered with."""
 
+    max_tokens: int | None = None
+    bucketed = False
+
     def __init__(self, encoder: OnnxRuntimeEncoder, change: Change) -> None:
         self.name = "artifact"
         self.device = "cpu"

