@@ -1,0 +1,219 @@
+"""One run from start to end: load every side, check its vectors, time all of them."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.cpu_speed.peers.worker import BATCH_SIZE
+from benchmarks.cpu_speed.rounds import Pass, Times, ratio, run_rounds, texts_for
+from benchmarks.cpu_speed.sides import REFERENCE, Side
+from benchmarks.cpu_speed.texts import TOKENS
+from benchmarks.cpu_speed.workers import SideError, Worker
+from benchmarks.int8_quality.environments import python_of
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+SHAPES = ("natural", "fixed", "single")
+COMPARED = 512
+"""Texts whose vectors are compared with the reference's."""
+
+SAME_MODEL = 0.9
+"""A side whose mean cosine is lower does something else than this model."""
+
+SINGLES = 20
+"""Passes over the one sentence, a round."""
+
+_PILOT = 2 * BATCH_SIZE
+_WARM_UP = 2 * BATCH_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What all sides share: the model's directory, texts, where files go, and how long to time.
+
+    A pass over the texts of a shape lasts ``least_s`` or more on the fastest side.
+    """
+
+    model: Path
+    pools: Mapping[str, list[str]]
+    calibration: Sequence[str]
+    cache: Path
+    rounds: int
+    least_s: float
+
+
+def measure(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> dict[str, Any]:
+    """Time ``sides`` side by side; ``known`` has those whose exports they load as well.
+
+    Returns:
+        The conditions, and one result a side: either its figures, or ``failed`` with the reason.
+
+    Raises:
+        SideError: the reference cannot be loaded or fails.
+    """
+    load_before = os.getloadavg()[0]
+    failures: dict[str, str] = {}
+
+    def fail(name: str, error: SideError) -> None:
+        log.warning("%s: %s", name, error)
+        failures[name] = str(error)
+        if name == REFERENCE:
+            raise error
+
+    _export_for(sides, known, setup)
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        cosines: dict[str, dict[str, float]] = {}
+        reference: dict[str, FloatArray] | None = None
+        for side in sides:
+            try:
+                worker = stack.enter_context(_start(side, setup))
+                vectors = _vectors(worker, setup)
+                reference = reference or vectors
+                cosines[side.name] = compare(reference, vectors)
+                workers[side.name] = worker
+                log.info("%s: mean cosine %.5f", side.name, cosines[side.name]["mean"])
+            except SideError as error:
+                fail(side.name, error)
+        counts = _counts(workers, setup)
+        log.info("%s texts a pass, %d rounds", counts, setup.rounds)
+        passes = {name: _pass(worker, counts) for name, worker in workers.items()}
+        times = run_rounds(passes, SHAPES, setup.rounds, failed=fail)
+        versions = {name: worker.versions for name, worker in workers.items()}
+    return {
+        "rounds": setup.rounds,
+        "load_before": load_before,
+        "counts": counts,
+        "batch_size": BATCH_SIZE,
+        "compared": min(COMPARED, len(setup.pools["natural"])),
+        "sides": [
+            _describe(side)
+            | (
+                {"failed": failures[side.name]}
+                if side.name in failures
+                else {"versions": versions[side.name], "cosine": cosines[side.name]}
+                | figures(times, side.name, counts)
+            )
+            for side in sides
+        ],
+    }
+
+
+def figures(times: Times, name: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return a side's ratios to the reference, its texts and tokens per second, its latency."""
+    own = {shape: [float(np.median(passes)) for passes in times[name][shape]] for shape in SHAPES}
+    of_reference = {
+        shape: [float(np.median(passes)) for passes in times[REFERENCE][shape]] for shape in SHAPES
+    }
+    per_second = {shape: counts[shape] / float(np.median(own[shape])) for shape in SHAPES}
+    return {
+        "ratio": {shape: asdict(ratio(of_reference[shape], own[shape])) for shape in SHAPES},
+        "sentences_per_second": per_second["natural"],
+        "tokens_per_second": TOKENS * per_second["fixed"],
+        "single_ms": 1e3 * float(np.median(np.concatenate(times[name]["single"]))),
+        "seconds": times[name],
+    }
+
+
+def compare(
+    reference: Mapping[str, FloatArray], vectors: Mapping[str, FloatArray]
+) -> dict[str, float]:
+    """Return mean and lowest cosine of the natural texts' vectors with the reference's.
+
+    Raises:
+        SideError: the vectors are of another model, or a text's 128th token changes nothing.
+    """
+    if vectors["natural"].shape != reference["natural"].shape:
+        raise SideError(f"vectors of shape {vectors['natural'].shape}")
+    cosine = _cosine(reference["natural"], vectors["natural"])
+    mean, lowest = float(cosine.mean()), float(cosine.min())
+    if not mean >= SAME_MODEL:
+        raise SideError(f"mean cosine to fp32 {mean:.3f}: not this model's vectors")
+    effect, expected = (
+        1 - float(_cosine(v["probe"][:1], v["probe"][1:])[0]) for v in (vectors, reference)
+    )
+    if effect < expected / 2:
+        raise SideError(f"token {TOKENS} changes nothing: the text is cut before it")
+    return {"mean": mean, "min": lowest}
+
+
+def _cosine(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
+    a64, b64 = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a.astype(float), b))
+    return np.einsum("nd,nd->n", a64, b64)
+
+
+def _export_for(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> None:
+    """Have the exports made that sides load but that no side of this run makes."""
+    names = {side.name for side in sides}
+    for name in {side.after for side in sides} - names:
+        for side in known:
+            if side.name == name:
+                _start(side, setup).close()
+
+
+def _start(side: Side, setup: Setup) -> Worker:
+    log.info("%s …", side.name)
+    try:
+        python = python_of(side.requirements, setup.cache / "environments")
+    except RuntimeError as error:
+        raise SideError(str(error)) from error
+    exports = setup.cache / "exports"
+    exports.mkdir(parents=True, exist_ok=True)
+    job = {
+        "model": str(setup.model),
+        "directory": str(exports / side.name),
+        "exports": str(exports),
+        "options": side.options,
+        "calibration": list(setup.calibration),
+        "pools": dict(setup.pools),
+    }
+    file = exports / f"{side.name}.json"
+    file.write_text(json.dumps(job), "utf-8")
+    return Worker(side, python, file, setup.cache / "logs" / f"{side.name}.log")
+
+
+def _vectors(worker: Worker, setup: Setup) -> dict[str, FloatArray]:
+    """Return the vectors that ``compare`` takes; passes after this one find everything warm."""
+    directory = setup.cache / "vectors" / worker.side.name
+    directory.mkdir(parents=True, exist_ok=True)
+    counts = {"natural": min(COMPARED, len(setup.pools["natural"])), "probe": 2}
+    vectors = {}
+    for pool, count in counts.items():
+        file = directory / f"{pool}.npy"
+        worker.save_vectors(pool, count, file)
+        vectors[pool] = np.load(file)
+    return vectors
+
+
+def _counts(workers: Mapping[str, Worker], setup: Setup) -> dict[str, int]:
+    """Return how many texts a pass takes in each shape, from a short pass of every side."""
+    counts = {"single": 1}
+    for shape in ("natural", "fixed"):
+        pilot = [
+            min(worker.seconds(shape, _PILOT, warm_up=_PILOT, repeat=2))
+            for worker in workers.values()
+        ]
+        counts[shape] = texts_for(pilot, _PILOT, setup.least_s, BATCH_SIZE)
+    return counts
+
+
+def _pass(worker: Worker, counts: Mapping[str, int]) -> Pass:
+    def run(shape: str) -> list[float]:
+        repeat = SINGLES if shape == "single" else 1
+        return worker.seconds(shape, counts[shape], warm_up=_WARM_UP, repeat=repeat)
+
+    return run
+
+
+def _describe(side: Side) -> dict[str, Any]:
+    return {"name": side.name, "title": side.title, "setting": side.setting}
