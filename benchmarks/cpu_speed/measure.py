@@ -149,7 +149,8 @@ def compare(
 
 def _cosine(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
     a64, b64 = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a.astype(float), b))
-    return np.einsum("nd,nd->n", a64, b64)
+    cosine: npt.NDArray[np.float64] = (a64 * b64).sum(axis=1)
+    return cosine
 
 
 def _export_for(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> None:

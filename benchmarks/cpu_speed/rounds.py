@@ -58,9 +58,8 @@ def ratio(reference: Sequence[float], side: Sequence[float]) -> Ratio:
     nothing of their distribution and needs 6 rounds (``scipy.stats.quantile_test``).
     """
     ratios = np.asarray(reference) / np.asarray(side)
-    interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
-    ends = (float(interval.low), float(interval.high))
-    return Ratio(median=float(np.median(ratios)), ci95=None if np.isnan(ends).any() else ends)
+    low, high = map(float, quantile_test(ratios, p=0.5).confidence_interval(0.95))
+    return Ratio(median=float(np.median(ratios)), ci95=None if np.isnan(low) else (low, high))
 
 
 def texts_for(pilot_s: Sequence[float], texts: int, least_s: float, batch: int) -> int:

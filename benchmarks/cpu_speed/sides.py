@@ -106,7 +106,7 @@ _PEERS = [
     Side(
         name="openvino_int8",
         title="Sentence Transformers, OpenVINO int8",
-        setting="`export_static_quantized_openvino_model`, defaults, this project's calibration text",
+        setting="`export_static_quantized_openvino_model`, defaults, our calibration text",
         peer="st_openvino",
         requirements=_OPENVINO,
         options={"form": "int8"},

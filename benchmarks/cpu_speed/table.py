@@ -15,7 +15,7 @@ def render(result: Result) -> str:
     """Return the page; the table's fastest side at natural lengths first, failures last."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - Markdown
+        autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

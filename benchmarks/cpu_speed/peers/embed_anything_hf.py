@@ -9,7 +9,15 @@ from pathlib import Path
 import embed_anything
 import numpy as np
 
-from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, FloatArray, Job, made, read_job, run
+from benchmarks.cpu_speed.peers.worker import (
+    BATCH_SIZE,
+    Encode,
+    FloatArray,
+    Job,
+    made,
+    read_job,
+    run,
+)
 
 PACKAGES = ["embed_anything"]
 

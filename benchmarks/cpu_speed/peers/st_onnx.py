@@ -1,5 +1,6 @@
 """Sentence Transformers on ONNX Runtime. Options: ``form``: ``fp32``, ``O3``, ``int8``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sentence_transformers.backend import (
     export_optimized_onnx_model,
 )
 
-from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, FloatArray, Job, made, read_job, run
+from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, Job, made, read_job, run
 
 PACKAGES = ["sentence-transformers", "optimum-onnx", "onnxruntime-gpu"]
 
@@ -28,12 +29,7 @@ def load(job: Job) -> Encode:
     names = {"fp32": "model", "O3": "model_O3", "int8": "model_qint8_avx512_vnni"}
     file_name = f"onnx/{names[job.options['form']]}.onnx"
     model = _open(str(made(job, make, PACKAGES)), file_name=file_name)
-
-    def encode(texts: list[str]) -> FloatArray:
-        vectors: FloatArray = model.encode(texts, batch_size=BATCH_SIZE)
-        return vectors
-
-    return encode
+    return partial(model.encode, batch_size=BATCH_SIZE)
 
 
 def _open(directory: str, **kwargs: Any) -> Any:

@@ -1,11 +1,12 @@
 """Sentence Transformers on OpenVINO. Options: ``form``: ``fp32``, ``int8``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, FloatArray, Job, made, read_job, run
+from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, Job, made, read_job, run
 from benchmarks.int8_quality.peers import openvino_static
 from benchmarks.int8_quality.peers.job import Job as QuantizeJob
 
@@ -20,12 +21,7 @@ def load(job: Job) -> Encode:
     }[job.options["form"]]
     directory = made(job, lambda directory: export(job, directory), PACKAGES)
     model = _open(str(directory / "model"), file_name=f"openvino/{file_name}")
-
-    def encode(texts: list[str]) -> FloatArray:
-        vectors: FloatArray = model.encode(texts, batch_size=BATCH_SIZE)
-        return vectors
-
-    return encode
+    return partial(model.encode, batch_size=BATCH_SIZE)
 
 
 def _export(job: Job, directory: Path) -> None:

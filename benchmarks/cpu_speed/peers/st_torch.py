@@ -1,8 +1,10 @@
 """Sentence Transformers on PyTorch. Options: ``dtype``."""
 
+from functools import partial
+
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, FloatArray, Job, read_job, run
+from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, Encode, Job, read_job, run
 
 
 def load(job: Job) -> Encode:
@@ -13,12 +15,7 @@ def load(job: Job) -> Encode:
         local_files_only=True,
         model_kwargs={"torch_dtype": job.options["dtype"]},
     )
-
-    def encode(texts: list[str]) -> FloatArray:
-        vectors: FloatArray = model.encode(texts, batch_size=BATCH_SIZE)
-        return vectors
-
-    return encode
+    return partial(model.encode, batch_size=BATCH_SIZE)
 
 
 if __name__ == "__main__":
