@@ -18,13 +18,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from benchmarks.cpu_speed.__main__ import options, wanted
-from benchmarks.cpu_speed.measure import SHAPES, compare, figures
+from benchmarks.cpu_speed.measure import SHAPES, Setup, compare, figures, measure
 from benchmarks.cpu_speed.peers import worker
 from benchmarks.cpu_speed.peers.worker import Job, carry_out, made, mean_pool
 from benchmarks.cpu_speed.rounds import ratio, run_rounds, texts_for
 from benchmarks.cpu_speed.sides import REFERENCE, Side, all_sides
 from benchmarks.cpu_speed.table import render
-from benchmarks.cpu_speed.texts import cut, fixed_texts
+from benchmarks.cpu_speed.texts import calibration_texts, cut, fixed_texts, make_pools
 from benchmarks.cpu_speed.workers import SideError, Worker
 
 REAL_ROUNDS = 15
@@ -134,6 +134,22 @@ def test_fixed_texts_have_exactly_the_tokens_asked_for(tokenizer: Tokenizer) -> 
     assert cut(texts[0], tokenizer, 23) == texts[0].rsplit(maxsplit=1)[0]
     with pytest.raises(ValueError, match="no text of 24 tokens"):
         fixed_texts(["short", "shorter"], tokenizer, 24)
+
+
+def test_every_library_can_take_the_texts_whole(minilm_dir: Path) -> None:
+    file = minilm_dir / "tokenizer.json"
+    pools = make_pools(None, file)
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    lengths = {
+        pool: [len(tokenizer.encode(text).ids) for text in texts] for pool, texts in pools.items()
+    }
+    assert 64 < max(lengths["natural"]) <= 128
+    assert set(lengths["fixed"]) == {128}
+    assert len(set(pools["fixed"])) >= 200
+    assert lengths["probe"] == [128, 127]
+    assert not set(calibration_texts()) & set(pools["natural"])
 
 
 def test_only_the_timed_passes_are_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -312,6 +328,91 @@ def test_figures_of_a_side() -> None:
     assert seen["sentences_per_second"] == pytest.approx(100)
     assert seen["tokens_per_second"] == pytest.approx(128 * 64 / 2)
     assert seen["single_ms"] == pytest.approx(10)  # the median of all passes, not their mean
+
+
+class FakeWorker:
+    """A side without a process: a text takes ``per_text_s``, the n-th timed order fails."""
+
+    versions: Mapping[str, str] = {"maker": "1.0"}
+
+    def __init__(self, side: Side, per_text_s: float, fails_at: int | None) -> None:
+        self.side = side
+        self.per_text_s = per_text_s
+        self.left = fails_at
+        self.ended = False
+
+    def __enter__(self) -> "FakeWorker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.ended = True
+
+    def save_vectors(self, pool: str, count: int, file: Path) -> None:
+        np.save(file, _vectors(0.1)[pool][:count])
+
+    def seconds(self, pool: str, count: int, *, warm_up: int, repeat: int = 1) -> list[float]:
+        if self.left == 0:
+            raise SideError("out of memory")
+        self.left = None if self.left is None else self.left - 1
+        return [count * self.per_text_s] * repeat
+
+
+def _run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: Mapping[str, int]
+) -> tuple[dict[str, Any], list[FakeWorker]]:
+    """Measure three sides, of which ``broken`` fail at an order (-1: cannot be loaded)."""
+    speeds = {REFERENCE: 0.01, "fast": 0.002, "late": 0.005}
+    sides = [Side(name=n, title=n, setting="", peer="", after="export") for n in speeds]
+    started: list[FakeWorker] = []
+
+    def start(side: Side, setup: Setup) -> FakeWorker:
+        if broken.get(side.name) == -1:
+            raise SideError("no such engine")
+        started.append(FakeWorker(side, speeds.get(side.name, 1), broken.get(side.name)))
+        return started[-1]
+
+    monkeypatch.setattr("benchmarks.cpu_speed.measure._start", start)
+    setup = Setup(
+        model=tmp_path,
+        pools={"natural": ["text"] * 8},
+        calibration=(),
+        cache=tmp_path,
+        rounds=6,
+        least_s=0.5,
+    )
+    export = Side(name="export", title="", setting="", peer="")
+    return measure(sides, [*sides, export], setup), started
+
+
+def test_a_run_times_all_sides_and_ends_their_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result, workers = _run(monkeypatch, tmp_path, {})
+    assert result["counts"] == {"single": 1, "natural": 256, "fixed": 256}  # 0.5 s of the fastest
+    ratios = [side["ratio"]["fixed"]["median"] for side in result["sides"]]
+    assert ratios == pytest.approx([1, 5, 2])
+    assert [one.side.name for one in workers] == ["export", REFERENCE, "fast", "late"]
+    assert all(one.ended for one in workers)
+
+
+@pytest.mark.parametrize("order", [-1, 0, 5], ids=["load", "pilot", "round"])
+def test_a_side_that_fails_is_a_row_with_its_reason(
+    order: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result, workers = _run(monkeypatch, tmp_path, {"fast": order, "export": -1})
+    reason = "no such engine" if order == -1 else "out of memory"
+    assert [side.get("failed") for side in result["sides"]] == [None, reason, None]
+    assert all(one.ended for one in workers)
+
+
+def test_a_reference_that_fails_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(SideError, match="out of memory"):
+        _run(monkeypatch, tmp_path, {REFERENCE: 5})
 
 
 def _result() -> Mapping[str, Any]:

@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,15 @@ class Setup:
     least_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A side that gives the model's vectors; ``pilot_s`` are seconds of a short pass by shape."""
+
+    worker: Worker
+    cosine: Mapping[str, float]
+    pilot_s: Mapping[str, float]
+
+
 def measure(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> dict[str, Any]:
     """Time ``sides`` side by side; ``known`` has those whose exports they load as well.
 
@@ -72,24 +81,11 @@ def measure(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> dict[
 
     _export_for(sides, known, setup)
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        cosines: dict[str, dict[str, float]] = {}
-        reference: dict[str, FloatArray] | None = None
-        for side in sides:
-            try:
-                worker = stack.enter_context(_start(side, setup))
-                vectors = _vectors(worker, setup)
-                reference = reference or vectors
-                cosines[side.name] = compare(reference, vectors)
-                workers[side.name] = worker
-                log.info("%s: mean cosine %.5f", side.name, cosines[side.name]["mean"])
-            except SideError as error:
-                fail(side.name, error)
-        counts = _counts(workers, setup)
+        loaded = _load(stack, sides, setup, fail)
+        counts = _counts([one.pilot_s for one in loaded.values()], setup.least_s)
         log.info("%s texts a pass, %d rounds", counts, setup.rounds)
-        passes = {name: _pass(worker, counts) for name, worker in workers.items()}
+        passes = {name: _pass(one.worker, counts) for name, one in loaded.items()}
         times = run_rounds(passes, SHAPES, setup.rounds, failed=fail)
-        versions = {name: worker.versions for name, worker in workers.items()}
     return {
         "rounds": setup.rounds,
         "load_before": load_before,
@@ -97,12 +93,15 @@ def measure(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> dict[
         "batch_size": BATCH_SIZE,
         "compared": min(COMPARED, len(setup.pools["natural"])),
         "sides": [
-            _describe(side)
+            {"name": side.name, "title": side.title, "setting": side.setting}
             | (
                 {"failed": failures[side.name]}
                 if side.name in failures
-                else {"versions": versions[side.name], "cosine": cosines[side.name]}
-                | figures(times, side.name, counts)
+                else {
+                    "versions": loaded[side.name].worker.versions,
+                    "cosine": loaded[side.name].cosine,
+                    **figures(times, side.name, counts),
+                }
             )
             for side in sides
         ],
@@ -153,13 +152,36 @@ def _cosine(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
     return cosine
 
 
+def _load(
+    stack: ExitStack,
+    sides: Sequence[Side],
+    setup: Setup,
+    fail: Callable[[str, SideError], None],
+) -> dict[str, _Loaded]:
+    """Start every side and check its vectors; ``stack`` ends the workers."""
+    loaded: dict[str, _Loaded] = {}
+    reference: dict[str, FloatArray] | None = None
+    for side in sides:
+        try:
+            worker = stack.enter_context(_start(side, setup))
+            vectors = _vectors(worker, setup)
+            reference = reference or vectors
+            cosine = compare(reference, vectors)
+            loaded[side.name] = _Loaded(worker=worker, cosine=cosine, pilot_s=_pilot(worker))
+            log.info("%s: mean cosine %.5f", side.name, cosine["mean"])
+        except SideError as error:
+            fail(side.name, error)
+    return loaded
+
+
 def _export_for(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> None:
     """Have the exports made that sides load but that no side of this run makes."""
     names = {side.name for side in sides}
     for name in {side.after for side in sides} - names:
         for side in known:
             if side.name == name:
-                _start(side, setup).close()
+                with suppress(SideError):  # the side that needs it says what is missing
+                    _start(side, setup).close()
 
 
 def _start(side: Side, setup: Setup) -> Worker:
@@ -196,16 +218,20 @@ def _vectors(worker: Worker, setup: Setup) -> dict[str, FloatArray]:
     return vectors
 
 
-def _counts(workers: Mapping[str, Worker], setup: Setup) -> dict[str, int]:
-    """Return how many texts a pass takes in each shape, from a short pass of every side."""
-    counts = {"single": 1}
-    for shape in ("natural", "fixed"):
-        pilot = [
-            min(worker.seconds(shape, _PILOT, warm_up=_PILOT, repeat=2))
-            for worker in workers.values()
-        ]
-        counts[shape] = texts_for(pilot, _PILOT, setup.least_s, BATCH_SIZE)
-    return counts
+def _pilot(worker: Worker) -> dict[str, float]:
+    """Return the seconds of a short pass in each shape that has passes of many texts."""
+    return {
+        shape: min(worker.seconds(shape, _PILOT, warm_up=_PILOT, repeat=2))
+        for shape in ("natural", "fixed")
+    }
+
+
+def _counts(pilots: Sequence[Mapping[str, float]], least_s: float) -> dict[str, int]:
+    """Return how many texts a pass takes in each shape."""
+    return {"single": 1} | {
+        shape: texts_for([pilot[shape] for pilot in pilots], _PILOT, least_s, BATCH_SIZE)
+        for shape in ("natural", "fixed")
+    }
 
 
 def _pass(worker: Worker, counts: Mapping[str, int]) -> Pass:
@@ -214,7 +240,3 @@ def _pass(worker: Worker, counts: Mapping[str, int]) -> Pass:
         return worker.seconds(shape, counts[shape], warm_up=_WARM_UP, repeat=repeat)
 
     return run
-
-
-def _describe(side: Side) -> dict[str, Any]:
-    return {"name": side.name, "title": side.title, "setting": side.setting}

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import quantile_test
 
 from benchmarks.cpu_speed.workers import SideError
@@ -51,15 +53,16 @@ def run_rounds(
     return times
 
 
-def ratio(reference: Sequence[float], side: Sequence[float]) -> Ratio:
+def ratio(reference: npt.ArrayLike, side: npt.ArrayLike) -> Ratio:
     """Compare the seconds of the same rounds.
 
     The interval is the sign test's, from order statistics of the rounds' ratios: it assumes
     nothing of their distribution and needs 6 rounds (``scipy.stats.quantile_test``).
     """
     ratios = np.asarray(reference) / np.asarray(side)
-    low, high = map(float, quantile_test(ratios, p=0.5).confidence_interval(0.95))
-    return Ratio(median=float(np.median(ratios)), ci95=None if np.isnan(low) else (low, high))
+    interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)  # a float to the stubs
+    ends = (float(interval.low), float(interval.high))
+    return Ratio(median=float(np.median(ratios)), ci95=None if np.isnan(ends[0]) else ends)
 
 
 def texts_for(pilot_s: Sequence[float], texts: int, least_s: float, batch: int) -> int:

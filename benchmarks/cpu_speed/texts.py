@@ -29,14 +29,15 @@ def make_pools(stsb: Path | None, tokenizer_file: Path) -> dict[str, list[str]]:
     """Return the texts by pool: ``natural``, ``fixed``, ``single``, and ``probe``.
 
     Sentences are of STSb's test set, without it of the bundled sample's evaluation half, in an
-    order drawn once, so that any first n of them are of all kinds and lengths. ``probe`` is one
+    order drawn once, so that any first n of them are of all kinds and lengths. Texts of more than
+    ``TOKENS`` tokens are left out: some libraries cut there, so work would differ. ``probe`` is one
     fixed-length text and the same without its last token.
     """
-    sentences = _sentences(stsb)
-    random.Random(0).shuffle(sentences)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    sentences = [s for s in _sentences(stsb) if len(tokenizer.encode(s).ids) <= TOKENS]
+    random.Random(0).shuffle(sentences)
     fixed = fixed_texts(sentences, tokenizer, TOKENS)
     return {
         "natural": sentences,

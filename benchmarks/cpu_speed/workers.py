@@ -102,6 +102,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self._process.wait()  # the pipe closes before the last words are written
             raise SideError(last_line(self._log.read_text("utf-8", errors="replace")))
         self._process.send_signal(signal.SIGSTOP)
         answer: dict[str, Any] = json.loads(line)
