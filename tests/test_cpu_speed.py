@@ -18,7 +18,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from benchmarks.cpu_speed.__main__ import options, wanted
-from benchmarks.cpu_speed.measure import SHAPES, Setup, compare, figures, measure
+from benchmarks.cpu_speed.checks import compare, refuse_slow
+from benchmarks.cpu_speed.measure import SHAPES, Setup, figures, measure
 from benchmarks.cpu_speed.peers import worker
 from benchmarks.cpu_speed.peers.worker import Job, carry_out, made, mean_pool
 from benchmarks.cpu_speed.rounds import ratio, run_rounds, texts_for
@@ -219,14 +220,20 @@ def load(job):
         return np.ones((len(texts), 2), np.float32)
     return encode
 
+def last_words(*error):
+    time.sleep(0.2)  # the pipe has been closed by then
+    sys.__excepthook__(*error)
+
+sys.excepthook = last_words
 sys.argv[1:] = sys.argv[3:]
 run(Job(**json.load(open(sys.argv[1]))), load, ["numpy"])
 """
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
     """Start workers whose Python runs a fake side, whatever script it is given."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # prints come late without it
     python = tmp_path / "python"
     python.write_text(FAKE.format(python=sys.executable))
     python.chmod(0o755)
@@ -313,6 +320,12 @@ def test_vectors_are_compared_and_other_models_and_cut_texts_refused() -> None:
         compare(reference, _vectors(0.0))
 
 
+def test_a_very_slow_side_is_not_timed() -> None:
+    refuse_slow({"natural": 1.0, "fixed": 2.0}, {"natural": 3.9, "fixed": 7.9})
+    with pytest.raises(SideError, match=r"^4\.1 times slower than PyTorch fp32 .*\(fixed\)"):
+        refuse_slow({"natural": 1.0, "fixed": 2.0}, {"natural": 3.9, "fixed": 8.2})
+
+
 def _times(factor: float) -> dict[str, list[list[float]]]:
     return {
         "natural": [[8 * factor]] * 6,
@@ -351,7 +364,7 @@ class FakeWorker:
         self.ended = True
 
     def save_vectors(self, pool: str, count: int, file: Path) -> None:
-        np.save(file, _vectors(0.1)[pool][:count])
+        np.save(file, _vectors(0.1)[pool][:count] + (0 if self.side.name == REFERENCE else 0.01))
 
     def seconds(self, pool: str, count: int, *, warm_up: int, repeat: int = 1) -> list[float]:
         if self.left == 0:
@@ -394,7 +407,17 @@ def test_a_run_times_all_sides_and_ends_their_workers(
     assert result["counts"] == {"single": 1, "natural": 256, "fixed": 256}  # 0.5 s of the fastest
     ratios = [side["ratio"]["fixed"]["median"] for side in result["sides"]]
     assert ratios == pytest.approx([1, 5, 2])
+    cosines = [side["cosine"]["mean"] for side in result["sides"]]
+    assert [cosine > 1 - 1e-9 for cosine in cosines] == [True, False, False]
     assert [one.side.name for one in workers] == ["export", REFERENCE, "fast", "late"]
+    assert all(one.ended for one in workers)
+
+
+def test_a_run_leaves_a_very_slow_side_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.cpu_speed.checks.SLOWEST", 0.4)
+    result, workers = _run(monkeypatch, tmp_path, {})
+    reasons = [side.get("failed", "timed") for side in result["sides"]]
+    assert [reason.partition(" ")[0] for reason in reasons] == ["timed", "timed", "0.5"]
     assert all(one.ended for one in workers)
 
 

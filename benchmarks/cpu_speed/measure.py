@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.cpu_speed.peers.worker import BATCH_SIZE
+from benchmarks.cpu_speed.checks import compare, refuse_slow
+from benchmarks.cpu_speed.peers.worker import BATCH_SIZE, FloatArray
 from benchmarks.cpu_speed.rounds import Pass, Times, ratio, run_rounds, texts_for
 from benchmarks.cpu_speed.sides import REFERENCE, Side
 from benchmarks.cpu_speed.texts import TOKENS
@@ -21,14 +21,9 @@ from benchmarks.int8_quality.environments import python_of
 
 log = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float32]
-
 SHAPES = ("natural", "fixed", "single")
 COMPARED = 512
 """Texts whose vectors are compared with the reference's."""
-
-SAME_MODEL = 0.9
-"""A side whose mean cosine is lower does something else than this model."""
 
 SINGLES = 20
 """Passes over the one sentence, a round."""
@@ -124,34 +119,6 @@ def figures(times: Times, name: str, counts: Mapping[str, int]) -> dict[str, Any
     }
 
 
-def compare(
-    reference: Mapping[str, FloatArray], vectors: Mapping[str, FloatArray]
-) -> dict[str, float]:
-    """Return mean and lowest cosine of the natural texts' vectors with the reference's.
-
-    Raises:
-        SideError: the vectors are of another model, or a text's 128th token changes nothing.
-    """
-    if vectors["natural"].shape != reference["natural"].shape:
-        raise SideError(f"vectors of shape {vectors['natural'].shape}")
-    cosine = _cosine(reference["natural"], vectors["natural"])
-    mean, lowest = float(cosine.mean()), float(cosine.min())
-    if not mean >= SAME_MODEL:
-        raise SideError(f"mean cosine to fp32 {mean:.3f}: not this model's vectors")
-    effect, expected = (
-        1 - float(_cosine(v["probe"][:1], v["probe"][1:])[0]) for v in (vectors, reference)
-    )
-    if effect < expected / 2:
-        raise SideError(f"token {TOKENS} changes nothing: the text is cut before it")
-    return {"mean": mean, "min": lowest}
-
-
-def _cosine(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
-    a64, b64 = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a.astype(float), b))
-    cosine: npt.NDArray[np.float64] = (a64 * b64).sum(axis=1)
-    return cosine
-
-
 def _load(
     stack: ExitStack,
     sides: Sequence[Side],
@@ -164,10 +131,13 @@ def _load(
     for side in sides:
         try:
             worker = stack.enter_context(_start(side, setup))
+            pilot_s = _pilot(worker)
+            if loaded:
+                refuse_slow(loaded[REFERENCE].pilot_s, pilot_s)
             vectors = _vectors(worker, setup)
             reference = reference or vectors
             cosine = compare(reference, vectors)
-            loaded[side.name] = _Loaded(worker=worker, cosine=cosine, pilot_s=_pilot(worker))
+            loaded[side.name] = _Loaded(worker=worker, cosine=cosine, pilot_s=pilot_s)
             log.info("%s: mean cosine %.5f", side.name, cosine["mean"])
         except SideError as error:
             fail(side.name, error)
@@ -206,7 +176,7 @@ def _start(side: Side, setup: Setup) -> Worker:
 
 
 def _vectors(worker: Worker, setup: Setup) -> dict[str, FloatArray]:
-    """Return the vectors that ``compare`` takes; passes after this one find everything warm."""
+    """Return the vectors that ``compare`` takes."""
     directory = setup.cache / "vectors" / worker.side.name
     directory.mkdir(parents=True, exist_ok=True)
     counts = {"natural": min(COMPARED, len(setup.pools["natural"])), "probe": 2}
