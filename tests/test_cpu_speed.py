@@ -231,9 +231,8 @@ run(Job(**json.load(open(sys.argv[1]))), load, ["numpy"])
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
+def start(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
     """Start workers whose Python runs a fake side, whatever script it is given."""
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # prints come late without it
     python = tmp_path / "python"
     python.write_text(FAKE.format(python=sys.executable))
     python.chmod(0o755)

@@ -53,6 +53,7 @@ def refuse_slow(reference_s: Mapping[str, float], pilot_s: Mapping[str, float]) 
 
 
 def _cosine(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
-    a64, b64 = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a.astype(float), b))
-    cosine: npt.NDArray[np.float64] = (a64 * b64).sum(axis=1)
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
+    cosine: npt.NDArray[np.float64] = (a64 * b64).sum(axis=1) / lengths
     return cosine

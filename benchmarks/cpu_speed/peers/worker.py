@@ -80,7 +80,6 @@ def run(job: Job, load: Callable[[Job], Encode], packages: Sequence[str]) -> Non
     """
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # libraries print; the pipe is for answers
-        sys.stdout = sys.stderr
         encode = load(job)
         _send(answers, {"versions": versions(packages)})
         for line in sys.stdin:
