@@ -461,6 +461,7 @@ def _result() -> Mapping[str, Any]:
         "rounds": 6,
         "counts": counts,
         "batch_size": 32,
+        "singles": 20,
         "compared": 512,
         "sides": [missing, *measured],
     }
@@ -479,6 +480,7 @@ def test_the_page_sorts_by_natural_lengths_and_lists_what_is_missing() -> None:
     assert "A CPU, 2 cores" in page
     assert "took 8.00 to 8.00 s and 4.00 to 4.00 s" in page
     assert "maker 1.0, runtime 2.0 |" in page
+    assert "the median of 120 calls" in page
     assert "\n\n\n" not in page
 
 

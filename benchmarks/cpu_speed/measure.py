@@ -86,6 +86,7 @@ def measure(sides: Sequence[Side], known: Sequence[Side], setup: Setup) -> dict[
         "load_before": load_before,
         "counts": counts,
         "batch_size": BATCH_SIZE,
+        "singles": SINGLES,
         "compared": min(COMPARED, len(setup.pools["natural"])),
         "sides": [
             {"name": side.name, "title": side.title, "setting": side.setting}
