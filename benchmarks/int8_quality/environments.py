@@ -1,4 +1,4 @@
-"""A virtual environment for each set of pinned requirements; the product's own where none is."""
+"""A virtual environment for each file of pinned requirements; the product's own where none is."""
 
 import hashlib
 import shutil
@@ -9,18 +9,18 @@ from pathlib import Path
 REQUIREMENTS = Path(__file__).parent / "requirements"
 
 
-def python_of(name: str | None, root: Path) -> Path:
-    """Return the Python that has ``requirements/<name>.txt`` installed, installing it if need be.
+def python_of(requirements: Path | None, root: Path) -> Path:
+    """Return the Python that has a requirements file installed, installing it if need be.
 
-    An environment is made anew when its requirements change. None is this very Python.
+    The environment lies under ``root``, named as the file, and is made anew when the file changes.
+    None is this very Python.
 
     Raises:
         RuntimeError: pip cannot install the requirements, in its own words.
     """
-    if name is None:
+    if requirements is None:
         return Path(sys.executable)
-    requirements = REQUIREMENTS / f"{name}.txt"
-    directory = root / name
+    directory = root / requirements.stem
     python = directory / "bin" / "python"
     stamp = directory / "requirements.sha256"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()

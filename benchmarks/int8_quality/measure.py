@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.int8_quality.embed import GraphEncoder, embed, embed_reference
-from benchmarks.int8_quality.environments import last_line, python_of
+from benchmarks.int8_quality.environments import REQUIREMENTS, last_line, python_of
 from benchmarks.int8_quality.gemms import count_gemms
 from benchmarks.int8_quality.metrics import measure
 from benchmarks.int8_quality.rows import Row
@@ -130,7 +130,8 @@ class Bench:
 
     def _peer(self, row: Row) -> Made:
         """Run a peer's script in its environment; embed its graph here if it is ONNX."""
-        python = python_of(row.environment, self._cache / "environments")
+        requirements = REQUIREMENTS / f"{row.environment}.txt" if row.environment else None
+        python = python_of(requirements, self._cache / "environments")
         out = self._cache / "work" / row.name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
