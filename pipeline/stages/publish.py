@@ -15,6 +15,7 @@ from pipeline.errors import PublishError
 from pipeline.graph import model_sha256
 from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
+from pipeline.report.markdown import render_markdown
 from pipeline.store import publish_directory
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,9 @@ def reject(report: Report, work_dir: Path, target: Path) -> Path:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Write report.json and report.html."""
+    """Write report.json, report.html and report.md."""
     (directory / "report.json").write_text(_dump(report.data), "utf-8")
+    (directory / "report.md").write_text(render_markdown(report.data), "utf-8")
     (directory / "report.html").write_text(render_html(report.data), "utf-8")
 
 

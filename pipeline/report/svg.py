@@ -1,0 +1,94 @@
+"""Matplotlib figures as inline SVG: text stays text, colours follow the page, bytes repeat."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# 72 units an inch, about a CSS pixel each on a phone: the font size below is what a reader sees.
+WIDTH = 340
+FONT = 11.5
+LETTER = 0.56 * FONT
+"""About the width of a letter: enough to keep labels apart."""
+NARROWEST = 5e-5
+"""The least range of cosines that is drawn: those that differ by less look the same."""
+
+# Stand-ins that matplotlib accepts, and the page's colours they become.
+INK, SOFT, LINE, THIS, OTHER, BAD = (f"#0a0b{shade:02x}" for shade in range(6))
+_COLOURS = {
+    INK: "currentColor",
+    SOFT: "var(--soft)",
+    LINE: "var(--line)",
+    THIS: "var(--this)",
+    OTHER: "var(--other)",
+    BAD: "var(--bad)",
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": FONT,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "text.color": INK,
+    "lines.solid_capstyle": "butt",
+}
+
+
+@contextmanager
+def drawing(
+    height: float, *, left: float = 58, right: float = 12, bottom: float = 42, top: float = 10
+) -> Iterator[Axes]:
+    """Give axes on a figure of ``WIDTH`` by ``height`` with margins, all in 1/72 inch.
+
+    Drawing happens inside the context: it holds the style. The user's matplotlibrc has no part.
+    """
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        FigureCanvasSVG(figure)
+        box = (
+            left / WIDTH,
+            bottom / height,
+            1 - (left + right) / WIDTH,
+            1 - (bottom + top) / height,
+        )
+        yield figure.add_axes(box, facecolor="none")
+
+
+def to_svg(axes: Axes, name: str, title: str, description: str) -> str:
+    """Return the figure as an ``<svg>`` element that fills its container's width.
+
+    ``name`` is unique on the page: it starts every id. To be called inside ``drawing``.
+    """
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    stream = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.style.context({"svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", metadata=metadata)
+    text = stream.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'((?:xlink:href="|url\()#)', rf"\g<1>{name}-", body)
+    for stand_in, colour in _COLOURS.items():
+        body = body.replace(stand_in, colour)
+    _, _, width, height = figure.bbox.bounds
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>{body.strip()}'
+    )
