@@ -94,7 +94,7 @@ def _read_manifest(bundle: Path) -> dict[str, Any]:
 
 
 def _beside(paths: Sequence[Path]) -> Path:
-    parents = [os.path.abspath(path.parent) for path in paths]
+    parents = [path.absolute().parent for path in paths]
     return Path(os.path.relpath(os.path.commonpath(parents))) / _PAGE
 
 

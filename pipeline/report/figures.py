@@ -69,8 +69,7 @@ def draw_agreement(artifact: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     agreement, name = artifact["agreement"], artifact["name"]
     found = []
     if "histogram" in agreement:
-        mean = agreement["cosine"]["mean"]
-        found.append(("How many texts", histogram(agreement["histogram"], mean, f"{name}-texts")))
+        found.append(("How many texts", histogram(agreement["histogram"], f"{name}-texts")))
     if lengths := agreement.get("by_length"):
         names = [f"{row['tokens'][0]}–{row['tokens'][1]}" for row in lengths]
         found.append(("By length in tokens", ranges(lengths, names, "By length", f"{name}-length")))

@@ -18,6 +18,7 @@ _FILTERS = (
     numbers.milliseconds,
     numbers.percent,
     numbers.points,
+    numbers.power,
     numbers.points_span,
     numbers.ratio,
     numbers.span,

@@ -15,7 +15,7 @@ def next_step(data: Mapping[str, Any]) -> str:
     executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
     waiting = [artifact for artifact in data["artifacts"] if not artifact["executed"]]
     rest = (
-        f" Run this command again where {waiting[0]['file']} will serve: it was not measured here."
+        f" Measure {' and '.join(a['name'] for a in waiting)} on the machine that will serve it."
         if waiting
         else ""
     )
@@ -46,7 +46,9 @@ def _after_failure(data: Mapping[str, Any]) -> str:
 
 def _mend(artifact: str, gate: Mapping[str, Any], precision: str) -> str:
     kind = precision.partition("_")[0]
-    if gate["name"].startswith("speed"):
+    if gate.get("relative_to") == "published":
+        first = "keep the published bundle, which is better in this"
+    elif gate["name"] == "speed":
         first = "publish a faster precision in its place"
     elif kind == "fp32":
         first = "try exporter=optimum, since fp32 itself differs"

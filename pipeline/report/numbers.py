@@ -59,6 +59,11 @@ def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{digits(value)} ms"
 
 
+def power(value: float) -> str:
+    """Return a small number with two digits and its power of ten: 3.2e-4."""
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+00", "") if value else "0"
+
+
 def metric(name: str) -> str:
     """Return a task metric's name as people write it: recall@10, nDCG@10, Spearman."""
     known = {"ndcg": "nDCG", "mrr": "MRR", "spearman": "Spearman"}

@@ -15,26 +15,27 @@ from pipeline.report.svg import BAD, LETTER, LINE, NARROWEST, SOFT, THIS, drawin
 from pipeline.report.tradeoff import Ends
 
 
-def histogram(counts: Mapping[str, Sequence[float]], mean: float, name: str) -> str:
-    """Draw how many texts reached which cosine; ``counts`` has ``edges`` and ``counts``.
+def histogram(counts: Mapping[str, Sequence[float]], name: str) -> str:
+    """Draw how many texts lost how much cosine; ``counts`` has ``edges`` of 1 − cosine.
 
-    Bins are drawn equally wide and their edges written: they may grow towards 1.
+    Bins are drawn equally wide, and their edges written: they grow in equal ratios.
     """
     edges, heights = list(counts["edges"]), list(counts["counts"])
-    of = "cosine to fp32" if edges[0] <= mean <= edges[-1] else "1 − cosine to fp32"
-    step = -(-len(heights) // 5)
+    step = -(-len(heights) // 4)
     shown = range(0, len(edges), step)
-    text = [f"{edges[i]:.5g}" for i in shown]
     with drawing(220, top=24) as axes:
         axes.stairs(heights, range(len(edges)), fill=True, color=THIS)
-        axes.set_xticks(list(shown), text)
-        axes.set_xlabel(of)
+        axes.set_xticks(list(shown), [numbers.power(edges[i]) for i in shown])
+        axes.set_xlabel("1 − cosine to fp32, nearer to the left")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(visible=False, axis="x")
         axes.text(0, 1.02, "texts", transform=axes.transAxes, color=SOFT, va="bottom")
-        filled = [(a, b, n) for (a, b), n in zip(pairwise(edges), heights, strict=True) if n]
-        said = "; ".join(f"{a:.5g} to {b:.5g}: {n}" for a, b, n in filled)
-        return to_svg(axes, name, "Texts by cosine", f"Texts by {of}. {said}.")
+        said = "; ".join(
+            f"{numbers.power(a)} to {numbers.power(b)}: {n}"
+            for (a, b), n in zip(pairwise(edges), heights, strict=True)
+            if n
+        )
+        return to_svg(axes, name, "Texts by what they lost", f"Texts by 1 − cosine. {said}.")
 
 
 def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, name: str) -> str:

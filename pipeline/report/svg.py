@@ -83,6 +83,8 @@ def to_svg(axes: Axes, name: str, title: str, description: str) -> str:
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'((?:xlink:href="|url\()#)', rf"\g<1>{name}-", body)
+    body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)  # is for all the page
+    body = re.sub(r" ?font-family: [^;]*;", "", body)  # the page's, which every device has
     for stand_in, colour in _COLOURS.items():
         body = body.replace(stand_in, colour)
     _, _, width, height = figure.bbox.bounds

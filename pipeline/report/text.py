@@ -36,10 +36,10 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
     kept = "" if overlap is None else f", neighbours kept {100 * overlap:.1f} %"
     indent = " " * 16
     low, high = speed["ci95"]
+    mean, p1, lowest = (numbers.cosine(cosine[key]) for key in ("mean", "p1", "min"))
     return [
         f"{head}{artifact['device']}",
-        f"{indent}cosine to fp32: mean {numbers.cosine(cosine['mean'])}, p1 {numbers.cosine(cosine['p1'])}, "
-        f"lowest {numbers.cosine(cosine['min'])}{kept}",
+        f"{indent}cosine to fp32: mean {mean}, p1 {p1}, lowest {lowest}{kept}",
         *_kernels(artifact, indent),
         *(
             f"{indent}{name} {task['metric']}: {task['artifact']:.2f} "

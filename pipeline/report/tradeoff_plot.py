@@ -25,7 +25,8 @@ from pipeline.report.tradeoff import Kind, Point
 
 _COLOURS = {"this": THIS, "published": OTHER, "reference": INK, "rejected": BAD}
 _MARKERS = {"this": "o", "published": "s", "reference": "D", "rejected": "X"}
-_SPEEDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+_SPEEDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12)
+_FAR_SPEEDS = tuple(4.0**power for power in range(-5, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def draw_tradeoff(
             axes.plot(mark.x_ends, (mark.y, mark.y), color=colour, linewidth=1.6)
             axes.plot((mark.x, mark.x), mark.y_ends, color=colour, linewidth=1.6)
             axes.plot(mark.x, mark.y, _MARKERS[mark.kind], color=colour, markersize=7)
-        _quality_axis(axes, axis, highest=1 if quality == "cosine" else 100)
+        _quality_axis(axes, axis, *((1, NARROWEST) if quality == "cosine" else (100, 0.5)))
         taken = [box for mark in marks for box in _covered(axes, mark)]
         for point in points:
             if point.kind == "baseline":
@@ -87,17 +88,19 @@ def _speed_axis(axes: Axes, points: Sequence[Point]) -> None:
     low, high = min(0.65, min(ends) / 1.18), max(1.6, max(ends) * 1.18)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    ticks = [speed for speed in _SPEEDS if low <= speed <= high]
+    speeds = _SPEEDS if high < 13 * low else _FAR_SPEEDS
+    ticks = [speed for speed in speeds if low <= speed <= high]
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
     axes.set_xlabel("speed, PyTorch fp32 = 1×")
     axes.axvline(1, color=SOFT, linewidth=1)
 
 
-def _quality_axis(axes: Axes, label: str, highest: float) -> None:
+def _quality_axis(axes: Axes, label: str, highest: float, least_room: float) -> None:
+    """Scale the axis; with ``least_room`` around them, points that hardly differ look like it."""
     low, high = axes.dataLim.intervaly
-    room = max(0.15 * (high - low), highest * NARROWEST)
-    ticks = MaxNLocator(5).tick_values(low - room, min(high + room, highest))
+    room = max(0.15 * (high - low), least_room)
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low - room, min(high + room, highest))
     axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if t <= highest + 1e-9]))
     axes.set_ylim(low - room, high + room)
     axes.text(0, 1.02, label, transform=axes.transAxes, color=SOFT, va="bottom")

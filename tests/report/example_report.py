@@ -63,8 +63,8 @@ def agreement() -> Data:
         "neighbor_overlap_at_10": 0.9713,
         "neighbor_overlap": {"1": 0.9887, "10": 0.9713, "100": None},
         "histogram": {
-            "edges": [0.9985 + 0.0001 * i for i in range(16)],
-            "counts": [1, 0, 0, 1, 1, 3, 6, 14, 41, 98, 190, 171, 80, 14, 2],
+            "edges": [float(f"{1e-4 * 10 ** (i / 10):.4g}") for i in range(13)],
+            "counts": [3, 14, 41, 98, 150, 131, 90, 54, 25, 11, 4, 1],
         },
         "by_length": [
             {
@@ -158,8 +158,12 @@ def gate(name: str, threshold: float, observed: float, setting: str, **more: Any
 def gates() -> list[Data]:
     return [
         gate("cosine.mean", 0.99, 0.9995347, "cosine_mean.int8"),
-        gate("tasks.sample", -2.0, 0.08, "tasks.int8"),
+        gate("cosine.p1", 0.98, 0.9991026, "cosine_p1.int8"),
+        gate("tasks.sample", -2.0, 0.08, "tasks.int8", relative_to="fp32"),
+        gate("invariance.padding", 0.999, 0.9999991, "invariance.int8"),
+        gate("vectors.finite", 1.0, 1.0, "vectors_finite"),
         gate("speed", 1.0, 1.81, "speed.int8", relative_to="fp32"),
+        gate("published.speed", 0.9, 1.1, "published.speed", relative_to="published"),
     ]
 
 
