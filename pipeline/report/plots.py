@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.report import numbers
-from pipeline.report.svg import BAD, LETTER, LINE, NARROWEST, SOFT, THIS, drawing, to_svg
+from pipeline.report.svg import BAD, LETTER, LINE, NARROWEST, SOFT, THIS, drawing, mark, to_svg
 from pipeline.report.tradeoff import Ends
 
 
@@ -44,9 +44,10 @@ def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
     with drawing(46 + 19 * len(groups), left=left, right=24, top=4) as axes:
         rows = range(len(groups))
         lowest = [group["min"] for group in groups]
-        axes.hlines(rows, lowest, [group["mean"] for group in groups], color=THIS, linewidth=2)
-        axes.plot(lowest, rows, "|", color=THIS, markersize=9)
-        axes.plot([group["mean"] for group in groups], rows, "o", color=THIS, markersize=6)
+        for row, group in enumerate(groups):
+            axes.plot((group["min"], group["mean"]), (row, row), color=THIS, linewidth=2)
+            axes.plot((group["min"], group["min"]), (row - 0.2, row + 0.2), color=THIS)
+            mark(axes, group["mean"], row, "o", THIS, size=7)
         axes.set_yticks(list(rows), list(names))
         axes.set_ylim(len(groups) - 0.4, -0.6)
         room = max(1 - min(lowest), NARROWEST)
@@ -69,7 +70,7 @@ def differences(rows: Sequence[tuple[str, float, Ends]], name: str) -> str:
         for row, (_, delta, ends) in enumerate(rows):
             colour = BAD if ends[1] < 0 else THIS
             axes.plot(ends, (row, row), color=colour, linewidth=2.5)
-            axes.plot(delta, row, "o", color=colour, markersize=7)
+            mark(axes, delta, row, "o", colour)
         axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         reach = 1.1 * max(max(abs(end) for end in ends) for _, _, ends in rows) or 1.0

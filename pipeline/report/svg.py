@@ -10,6 +10,9 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import PathPatch
+from matplotlib.transforms import Affine2D, ScaledTranslation
 
 # 72 units an inch, about a CSS pixel each on a phone: the font size below is what a reader sees.
 WIDTH = 340
@@ -29,8 +32,21 @@ _COLOURS = {
     OTHER: "var(--other)",
     BAD: "var(--bad)",
 }
+_METADATA = ("Creator", "Date", "Format", "Type")
+# Many figures share one page: rules and ids of one would be another's. Nothing is drawn outside
+# the axes, so nothing has to be clipped; the typeface is the page's, which every device has.
+_UNWANTED = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"<defs>.*?</defs>\s*",
+        r' clip-path="[^"]*"',
+        r' id="[^"]*"',
+        r" ?font-family: [^;]*;",
+    )
+)
 _STYLE = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "report",
     "font.size": FONT,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": SOFT,
@@ -43,6 +59,8 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "xtick.color": SOFT,
     "ytick.color": SOFT,
+    "xtick.bottom": False,
+    "ytick.left": False,
     "text.color": INK,
     "lines.solid_capstyle": "butt",
 }
@@ -68,23 +86,28 @@ def drawing(
         yield figure.add_axes(box, facecolor="none")
 
 
+def mark(axes: Axes, x: float, y: float, shape: str, colour: str, size: float = 9) -> None:
+    """Draw a marker as a path of its own; matplotlib's are references, and none leaves the page."""
+    style = MarkerStyle(shape)
+    path = style.get_path().transformed(style.get_transform())
+    to = ScaledTranslation(x, y, axes.transData)  # type: ignore[arg-type]  # any transform will do
+    place = Affine2D().scale(size) + to
+    axes.add_artist(PathPatch(path, transform=place, color=colour, linewidth=0, zorder=3))
+
+
 def to_svg(axes: Axes, name: str, title: str, description: str) -> str:
     """Return the figure as an ``<svg>`` element that fills its container's width.
 
-    ``name`` is unique on the page: it starts every id. To be called inside ``drawing``.
+    ``name`` is unique on the page. To be called inside ``drawing``.
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
     stream = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.style.context({"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", metadata=metadata)
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(_METADATA))
     text = stream.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'((?:xlink:href="|url\()#)', rf"\g<1>{name}-", body)
-    body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)  # is for all the page
-    body = re.sub(r" ?font-family: [^;]*;", "", body)  # the page's, which every device has
+    for unwanted in _UNWANTED:
+        body = unwanted.sub("", body)
     for stand_in, colour in _COLOURS.items():
         body = body.replace(stand_in, colour)
     _, _, width, height = figure.bbox.bounds

@@ -19,14 +19,15 @@ from pipeline.report.svg import (
     SOFT,
     THIS,
     drawing,
+    mark,
     to_svg,
 )
 from pipeline.report.tradeoff import Kind, Point
 
 _COLOURS = {"this": THIS, "published": OTHER, "reference": INK, "rejected": BAD}
 _MARKERS = {"this": "o", "published": "s", "reference": "D", "rejected": "X"}
-_SPEEDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12)
-_FAR_SPEEDS = tuple(4.0**power for power in range(-5, 8))
+_NEAR_SPEEDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12)
+_SPEEDS = tuple(2.0**power for power in range(-10, 14))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,17 @@ def draw_tradeoff(
 
     ``axis`` names the quality; ``name`` is unique on the page.
     """
-    marks = [mark for point in points if (mark := _mark(point, quality)) is not None]
+    marks = [at for point in points if (at := _mark(point, quality)) is not None]
     said = "; ".join(f"{p.label} {numbers.ratio(p.speedup)}" for p in points)
     with drawing(262, bottom=38, top=24) as axes:
         _speed_axis(axes, points)
-        for mark in marks:
-            colour = _COLOURS[mark.kind]
-            axes.plot(mark.x_ends, (mark.y, mark.y), color=colour, linewidth=1.6)
-            axes.plot((mark.x, mark.x), mark.y_ends, color=colour, linewidth=1.6)
-            axes.plot(mark.x, mark.y, _MARKERS[mark.kind], color=colour, markersize=7)
+        for at in marks:
+            colour = _COLOURS[at.kind]
+            axes.plot(at.x_ends, (at.y, at.y), color=colour, linewidth=1.6)
+            axes.plot((at.x, at.x), at.y_ends, color=colour, linewidth=1.6)
+            mark(axes, at.x, at.y, _MARKERS[at.kind], colour)
         _quality_axis(axes, axis, *((1, NARROWEST) if quality == "cosine" else (100, 0.5)))
-        taken = [box for mark in marks for box in _covered(axes, mark)]
+        taken = [box for at in marks for box in _covered(axes, at)]
         for point in points:
             if point.kind == "baseline":
                 taken.append(_speed_line(axes, point, taken))
@@ -88,7 +89,7 @@ def _speed_axis(axes: Axes, points: Sequence[Point]) -> None:
     low, high = min(0.65, min(ends) / 1.18), max(1.6, max(ends) * 1.18)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    speeds = _SPEEDS if high < 13 * low else _FAR_SPEEDS
+    speeds = _NEAR_SPEEDS if high < 7 * low else _SPEEDS[:: 1 if high < 60 * low else 2]
     ticks = [speed for speed in speeds if low <= speed <= high]
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
@@ -106,11 +107,11 @@ def _quality_axis(axes: Axes, label: str, highest: float, least_room: float) -> 
     axes.text(0, 1.02, label, transform=axes.transAxes, color=SOFT, va="bottom")
 
 
-def _covered(axes: Axes, mark: _Mark) -> list[Box]:
-    """Return what a mark and its intervals cover, in display units."""
-    x, y = axes.transData.transform((mark.x, mark.y))
-    left, bottom = axes.transData.transform((mark.x_ends[0], mark.y_ends[0]))
-    right, top = axes.transData.transform((mark.x_ends[1], mark.y_ends[1]))
+def _covered(axes: Axes, at: _Mark) -> list[Box]:
+    """Return what a point and its intervals cover, in display units."""
+    x, y = axes.transData.transform((at.x, at.y))
+    left, bottom = axes.transData.transform((at.x_ends[0], at.y_ends[0]))
+    right, top = axes.transData.transform((at.x_ends[1], at.y_ends[1]))
     return [around((x, y)), (left, y - 2, right, y + 2), (x - 2, bottom, x + 2, top)]
 
 
@@ -138,23 +139,23 @@ def _speed_line(axes: Axes, point: Point, taken: Sequence[Box]) -> Box:
 
 
 def _name_marks(axes: Axes, marks: Sequence[_Mark], taken: Sequence[Box]) -> None:
-    anchors = [axes.transData.transform((mark.x, mark.y)) for mark in marks]
-    sizes = [(LETTER * len(mark.label), FONT + 1) for mark in marks]
+    anchors = [axes.transData.transform((at.x, at.y)) for at in marks]
+    sizes = [(LETTER * len(at.label), FONT + 1) for at in marks]
     boxes = place([(float(x), float(y)) for x, y in anchors], sizes, taken, axes.bbox.extents)
-    for mark, box in zip(marks, boxes, strict=True):
+    for at, box in zip(marks, boxes, strict=True):
         axes.annotate(
-            mark.label,
-            (mark.x, mark.y),
+            at.label,
+            (at.x, at.y),
             ((box[0] + box[2]) / 2, box[1] + 2),
             textcoords="figure pixels",
             ha="center",
             arrowprops={
                 "arrowstyle": "-",
-                "color": _COLOURS[mark.kind],
+                "color": _COLOURS[at.kind],
                 "linewidth": 0.6,
                 "shrinkA": 0,
                 "shrinkB": 5,
             },
-            color=_COLOURS[mark.kind],
-            weight="bold" if mark.kind in ("this", "rejected") else "normal",
+            color=_COLOURS[at.kind],
+            weight="bold" if at.kind in ("this", "rejected") else "normal",
         )

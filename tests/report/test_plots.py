@@ -44,7 +44,8 @@ def test_another_task_has_no_place_on_the_axis() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speed", "ticks"), [(2.0, ["0.7", "1", "1.5", "2"]), (60.0, ["1", "4", "16", "64"])]
+    ("speed", "ticks"),
+    [(2.0, ["0.7", "1", "1.5", "2"]), (9.0, ["1", "2", "4", "8"]), (60.0, ["1", "4", "16", "64"])],
 )
 def test_speeds_on_the_axis_are_few(speed: float, ticks: list[str]) -> None:
     data = int8() | {"published": [], "baselines": []}
