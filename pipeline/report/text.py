@@ -19,11 +19,11 @@ def render_text(outcome: Outcome) -> str:
     for baseline in data.get("baselines", []):
         lines.append(_baseline(baseline))
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
+    if "next_step" in data:
+        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )
-    if "next_step" in data:
-        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     return "\n".join(lines)
 
 

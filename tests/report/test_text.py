@@ -19,7 +19,7 @@ def test_pass_with_all_that_was_measured() -> None:
     assert "recall_at_10: 87.97 (fp32 87.89, +0.08; 95 %: -0.42 to +0.58)" in text
     assert "  in its place: onnxruntime_fp32 1.21x PyTorch fp32\n" in text
     assert "  in its place: torch_compile not measured: no C++ compiler found\n" in text
-    assert text.endswith("\nnext: " + int8()["next_step"])
+    assert text.endswith("\nnext: " + int8()["next_step"] + "\npublished out/int8")
     assert max(map(len, text.splitlines())) <= 100
 
 
