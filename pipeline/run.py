@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import EngineChoice, NumericType, PipelineConfig
-from pipeline.contracts import Graphs, OnnxModel, Outcome, SourceModel
+from pipeline.contracts import Graphs, OnnxModel, Outcome, Report, SourceModel
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.environment import describe_environment
 from pipeline.report.data import StageTime, make_report
+from pipeline.report.next_step import next_step
+from pipeline.report.published import published_beside
 from pipeline.stages.build import build, plan_build
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
@@ -87,6 +89,7 @@ def run(config: PipelineConfig) -> Outcome:
             stages=clock.stages,
             environment=describe_environment(),
         )
+        report = _place_beside(report, target)
         if not report.passed:
             path = reject(report, work, rejected)
             return Outcome(published=False, path=path, report=report)
@@ -103,6 +106,14 @@ def run(config: PipelineConfig) -> Outcome:
             )
         shutil.rmtree(rejected, ignore_errors=True)
         return Outcome(published=True, path=path, report=report)
+
+
+def _place_beside(report: Report, target: Path) -> Report:
+    """Add what is published beside the bundle, and what to do first in the light of it."""
+    data = dict(report.data)
+    data["published"] = published_beside(target, data)
+    data["next_step"] = next_step(data)
+    return dataclasses.replace(report, data=data)
 
 
 def _to_precision(

@@ -422,7 +422,12 @@ def test_failed_gate(published: Path, run_tiny: Callable[..., Completed]) -> Non
     assert "not published; report in artifacts/tiny/fp32.rejected" in done.stdout
     assert snapshot(published) == before
     rejected = published.with_name("fp32.rejected")
-    assert {path.name for path in rejected.iterdir()} == {"report.json", "report.html", "junit.xml"}
+    assert {path.name for path in rejected.iterdir()} == {
+        "report.json",
+        "report.html",
+        "report.md",
+        "junit.xml",
+    }
     report = read_json(rejected / "report.json")
     check_shape(report, REPORT)
     assert report["status"] == "failed"

@@ -1,22 +1,73 @@
 """``report.html``: one self-contained page that reads on a phone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.report import numbers
+from pipeline.report.comparison import Line
+from pipeline.report.next_step import next_step, verdict, worth
+from pipeline.report.tradeoff import main_task
+
+_FILTERS = (
+    numbers.cosine,
+    numbers.digits,
+    numbers.mebibytes,
+    numbers.metric,
+    numbers.milliseconds,
+    numbers.percent,
+    numbers.points,
+    numbers.power,
+    numbers.points_span,
+    numbers.ratio,
+    numbers.span,
+)
+_HEAT = ((0.5, "slow2"), (1.0, "slow1"), (1.5, "fast1"), (2.5, "fast2"), (4.0, "fast3"))
+
 
 def render_html(data: Mapping[str, Any]) -> str:
     """Return the page for a report's data; it fetches nothing."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.report", "."),
+    from pipeline.report.figures import draw_agreement, draw_tasks, draw_tradeoffs
+
+    executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=data,
+            executed=executed,
+            next_step=data.get("next_step") or next_step(data),
+            main_task=main_task(data),
+            tradeoffs=draw_tradeoffs(data),
+            task_figure=draw_tasks(executed),
+            agreement_figures={a["name"]: draw_agreement(a) for a in executed},
+        )
+    )
+
+
+def render_comparison(lines: Sequence[Line]) -> str:
+    """Return the page for several bundles' lines; it fetches nothing."""
+    from pipeline.report.figures import draw_comparison
+
+    models = dict.fromkeys(line.report["model"] for line in lines)
+    template = environment().get_template("compare.html.j2")
+    return template.render(lines=lines, models=list(models), figures=draw_comparison(lines))
+
+
+def environment() -> Environment:
+    """Return the templates' environment: escapes, and refuses names it does not know."""
+    found = Environment(
+        loader=PackageLoader("pipeline.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["common_prefix"] = _common_prefix
-    return environment.get_template("report.html.j2").render(report=data)
+    found.filters |= {function.__name__: function for function in _FILTERS}
+    found.filters |= {"common_prefix": _common_prefix, "heat": _heat, "grid": _grid}
+    found.globals |= {"verdict": verdict, "worth": worth, "gate_value": numbers.gate_value}
+    return found
 
 
 def _common_prefix(names: Iterable[str]) -> str:
@@ -27,3 +78,20 @@ def _common_prefix(names: Iterable[str]) -> str:
             break
         shared.append(f"{parts[0]}.")
     return "".join(shared)
+
+
+def _heat(speedup: Mapping[str, Any]) -> str:
+    """Return the class that colours a speed-up; one that is none has no colour."""
+    if verdict(speedup) == "no difference":
+        return "even"
+    return next((name for below, name in _HEAT if speedup["median"] < below), "fast4")
+
+
+def _grid(
+    cells: Sequence[Mapping[str, Any]],
+) -> tuple[list[int], dict[int, list[Mapping[str, Any] | None]]]:
+    """Return the sequence lengths, and each batch's cells in their order."""
+    lengths = sorted({cell["sequence"] for cell in cells})
+    by_place = {(cell["batch"], cell["sequence"]): cell for cell in cells}
+    batches = sorted({cell["batch"] for cell in cells})
+    return lengths, {b: [by_place.get((b, length)) for length in lengths] for b in batches}

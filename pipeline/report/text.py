@@ -1,8 +1,11 @@
 """The outcome as a few lines for a terminal or a log."""
 
+import textwrap
 from typing import Any
 
 from pipeline.contracts import Outcome
+from pipeline.report import numbers
+from pipeline.report.next_step import verdict
 
 
 def render_text(outcome: Outcome) -> str:
@@ -13,7 +16,11 @@ def render_text(outcome: Outcome) -> str:
         lines += _artifact(artifact)
     for item in data["not_built"]:
         lines.append(f"  {item['name']:<14}not built: {item['reason']}")
+    for baseline in data.get("baselines", []):
+        lines.append(_baseline(baseline))
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
+    if "next_step" in data:
+        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )
@@ -29,19 +36,31 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
     kept = "" if overlap is None else f", neighbours kept {100 * overlap:.1f} %"
     indent = " " * 16
     low, high = speed["ci95"]
+    mean, p1, lowest = (numbers.cosine(cosine[key]) for key in ("mean", "p1", "min"))
     return [
         f"{head}{artifact['device']}",
-        f"{indent}cosine to fp32: mean {cosine['mean']:.5f}, p1 {cosine['p1']:.5f}, "
-        f"lowest {cosine['min']:.5f}{kept}",
+        f"{indent}cosine to fp32: mean {mean}, p1 {p1}, lowest {lowest}{kept}",
         *_kernels(artifact, indent),
         *(
             f"{indent}{name} {task['metric']}: {task['artifact']:.2f} "
-            f"(fp32 {task['reference']:.2f}, {task['delta']:+.2f})"
+            f"(fp32 {task['reference']:.2f}, {task['delta']:+.2f}{_ends(task)})"
             for name, task in artifact["tasks"].items()
         ),
-        f"{indent}{speed['median']:.2f}x PyTorch fp32 (95 %: {low:.2f} to {high:.2f}), "
+        f"{indent}{speed['median']:.2f}x PyTorch fp32 (95 %: {low:.2f} to {high:.2f})"
+        f"{', SLOWER' if verdict(speed) == 'slower' else ''}, "
         f"latency p50 {artifact['latency_ms']['p50']:.2f} ms",
     ]
+
+
+def _baseline(baseline: dict[str, Any]) -> str:
+    if not baseline["executed"]:
+        return f"  in its place: {baseline['name']} not measured: {baseline['reason']}"
+    return f"  in its place: {baseline['name']} {baseline['speedup']['median']:.2f}x PyTorch fp32"
+
+
+def _ends(task: dict[str, Any]) -> str:
+    ends = task.get("ci95")
+    return "" if ends is None else f"; 95 %: {ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
 def _kernels(artifact: dict[str, Any], indent: str) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.graph import model_sha256
 from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
+from pipeline.report.markdown import render_markdown
 from pipeline.store import publish_directory
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ def reject(report: Report, work_dir: Path, target: Path) -> Path:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Write report.json, report.html and junit.xml."""
+    """Write report.json, report.html, report.md and junit.xml."""
     (directory / "report.json").write_text(_dump(report.data), "utf-8")
+    (directory / "report.md").write_text(render_markdown(report.data), "utf-8")
     (directory / "report.html").write_text(render_html(report.data), "utf-8")
     (directory / "junit.xml").write_text(render_junit(report.data), "utf-8")
 

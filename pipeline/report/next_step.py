@@ -1,0 +1,108 @@
+"""What a report's numbers mean: one sentence on what to do first, and on what an artifact gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report import numbers
+
+_HIGHER = {"int8": "precision=int8_max or precision=fp16", "fp16": "precision=fp32"}
+
+
+def next_step(data: Mapping[str, Any]) -> str:
+    """Return one sentence: what to do first."""
+    if data["status"] != "passed":
+        return _after_failure(data)
+    executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
+    waiting = [artifact for artifact in data["artifacts"] if not artifact["executed"]]
+    rest = (
+        f" Measure {' and '.join(a['name'] for a in waiting)} on the machine that will serve it."
+        if waiting
+        else ""
+    )
+    if not executed:
+        return f"Nothing was measured.{rest}"
+    best = max(executed, key=lambda artifact: _speed(artifact)["median"])
+    words = verdict(_speed(best))
+    if words != "faster":
+        slow = "slower than" if words == "slower" else "no faster than"
+        return f"Keep PyTorch fp32 on this machine: {best['file']} is {slow} it.{rest}"
+    better = _better_beside(best, data)
+    if better is not None:
+        return (
+            f"Deploy {better['precision']}, which is published beside this one: its "
+            f"{better['artifact']} is faster and closer to fp32.{rest}"
+        )
+    gain = numbers.ratio(_speed(best)["median"])
+    return f"Deploy {best['file']}: {gain} the speed of PyTorch fp32 on {best['device']}.{rest}"
+
+
+def _after_failure(data: Mapping[str, Any]) -> str:
+    for artifact in data["artifacts"]:
+        for gate in artifact.get("gates", []):
+            if not gate["passed"]:
+                return _mend(artifact["name"], gate, data["precision"])
+    return "Read the failed gate: nothing was published."
+
+
+def _mend(artifact: str, gate: Mapping[str, Any], precision: str) -> str:
+    kind = precision.partition("_")[0]
+    if gate.get("relative_to") == "published":
+        first = "keep the published bundle, which is better in this"
+    elif gate["name"] == "speed":
+        first = "publish a faster precision in its place"
+    elif kind == "fp32":
+        first = "try exporter=optimum, since fp32 itself differs"
+    else:
+        first = f"try {_HIGHER.get(kind, 'precision=fp32')}, or text like yours (dataset=…)"
+    setting = gate.get("setting")
+    change = f"; or change {setting} if this is enough for you" if setting else ""
+    return f"{artifact} failed {gate['name']}: {first}{change}."
+
+
+def _better_beside(
+    artifact: Mapping[str, Any], data: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return what is published, faster beyond doubt and closer to fp32, if there is such."""
+    mean, high = artifact["agreement"]["cosine"]["mean"], _speed(artifact)["ci95"][1]
+    for entry in data.get("published", []):
+        if entry["comparable"] and entry["cosine_mean"] > mean and entry["ci95"][0] > high:
+            found: Mapping[str, Any] = entry
+            return found
+    return None
+
+
+def _speed(artifact: Mapping[str, Any]) -> Mapping[str, Any]:
+    speedup: Mapping[str, Any] = artifact["throughput"]["speedup"]
+    return speedup
+
+
+def verdict(speedup: Mapping[str, Any]) -> str:
+    """Return faster, slower or no difference; from the interval where a report does not say."""
+    low, high = speedup["ci95"]
+    seen = "faster" if low > 1 else "slower" if high < 1 else "no difference"
+    return str(speedup.get("verdict", seen))
+
+
+def worth(artifact: Mapping[str, Any]) -> str:
+    """Return what an executed artifact costs and gives: its main task against its speed."""
+    speed = f"{numbers.ratio(_speed(artifact)['median'])} the speed of PyTorch fp32"
+    if verdict(_speed(artifact)) != "faster":
+        speed += f" ({verdict(_speed(artifact))})"
+    task = next(iter(artifact["tasks"].values()), None)
+    if task is None:
+        return f"{speed}; no task was scored."
+    score = (
+        f"{numbers.metric(task['metric'])} {task['artifact']:.2f} "
+        f"against {task['reference']:.2f} of fp32"
+    )
+    return f"{score} ({_loss(task)}), at {speed}."
+
+
+def _loss(task: Mapping[str, Any]) -> str:
+    ends = task.get("ci95")
+    if ends is None:
+        return f"{numbers.points(task['delta'])}, interval not measured"
+    within = f"{numbers.points(task['delta'])}; 95 %: {numbers.points_span(ends)}"
+    if ends[1] < 0:
+        return f"a loss: {within}"
+    return f"a gain: {within}" if ends[0] > 0 else f"no loss that shows: {within}"

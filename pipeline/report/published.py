@@ -1,0 +1,109 @@
+"""Bundles on disk: reading their reports, and whether two of them measured the same thing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BundleError
+from pipeline.report.tradeoff import main_task
+
+
+def read_report(bundle: Path) -> dict[str, Any]:
+    """Return a bundle's report.json, or that of a run that failed its gates.
+
+    Raises:
+        BundleError: there is none, or it is not one of schema 1.
+    """
+    path = bundle / "report.json"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        reason = "no report.json" if not path.exists() else error.strerror or str(error)
+        raise BundleError(f"{bundle}: {reason}") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON: {error}") from error
+    keys = ("model", "precision", "status", "source", "reference", "environment", "artifacts")
+    if not isinstance(data, dict) or any(key not in data for key in keys):
+        raise BundleError(f"{path}: not a report of this pipeline")
+    if data.get("schema") != 1:
+        raise BundleError(f"{path}: schema {data.get('schema')!r}, expected 1")
+    return data
+
+
+def difference(data: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return why two reports' numbers cannot stand side by side, or None where they can.
+
+    They can where the weights, the evaluation texts and the machine are the same: quality needs
+    the first two, speed needs all.
+    """
+    if data["source"]["weights_sha256"] != other["source"]["weights_sha256"]:
+        return "other weights"
+    ours, theirs = data.get("dataset_sha256"), other.get("dataset_sha256")
+    if data.get("dataset") != other.get("dataset") or (ours and theirs and ours != theirs):
+        return "another data set"
+    if bool(ours) != bool(theirs):
+        return "data set not recorded"
+    return None if _machine(data) == _machine(other) else "another machine"
+
+
+def _machine(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    environment, reference = data["environment"], data["reference"]
+    gpu = environment.get("gpu")
+    return (
+        environment.get("cpu"),
+        environment.get("cpu_count"),
+        gpu["name"] if gpu else None,
+        reference["device"],
+        reference["threads"],
+        reference.get("tf32"),
+    )
+
+
+def published_beside(target: Path, data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return report.json's ``published``: bundles of the model's other precisions by ``target``.
+
+    One entry for each artifact that was executed. A directory that cannot be read is left out.
+    """
+    entries = []
+    for bundle in sorted(target.parent.glob("*/report.json")):
+        if bundle.parent.name in (target.name, f"{target.name}.rejected"):
+            continue
+        try:
+            other = read_report(bundle.parent)
+            if other["status"] == "passed":
+                entries += _entries(other, data)
+        except (BundleError, KeyError, TypeError):
+            continue  # a neighbour of another version is no reason to fail this run
+    return entries
+
+
+def _entries(other: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    reason = difference(data, other)
+    task = main_task(data)
+    return [
+        {
+            "precision": other["precision"],
+            "artifact": artifact["name"],
+            "cosine_mean": artifact["agreement"]["cosine"]["mean"],
+            "cosine_p1": artifact["agreement"]["cosine"]["p1"],
+            "speedup": artifact["throughput"]["speedup"]["median"],
+            "ci95": artifact["throughput"]["speedup"]["ci95"],
+            "task": _task(artifact["tasks"], task),
+            "comparable": reason is None,
+            "reason": reason,
+        }
+        for artifact in other["artifacts"]
+        if artifact["executed"]
+    ]
+
+
+def _task(
+    tasks: Mapping[str, Mapping[str, Any]], wanted: tuple[str, str] | None
+) -> dict[str, Any] | None:
+    """Return this report's main task in the other one, else the other one's first."""
+    names = ([wanted[0]] if wanted and wanted[0] in tasks else []) + list(tasks)
+    if not names:
+        return None
+    task = tasks[names[0]]
+    return {"name": names[0]} | {key: task[key] for key in ("metric", "artifact", "delta")}

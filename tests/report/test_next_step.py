@@ -1,0 +1,86 @@
+"""next_step: what the numbers say to do first."""
+
+import pytest
+from example_report import executed, failed, gpu, int8, plan, published, speedup
+
+from pipeline.report.next_step import next_step, verdict, worth
+
+WAITING = " Measure tensorrt_rtx on the machine that will serve it."
+
+
+def test_fast_artifact_is_deployed_and_the_plan_measured() -> None:
+    words = "Deploy model.onnx: 2.17× the speed of PyTorch fp32 on cpu."
+    assert next_step(int8()) == words + WAITING
+
+
+def test_fastest_of_several() -> None:
+    assert next_step(gpu()).startswith("Deploy engines/tensorrt-sm_90.plan: 7.40×")
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"), [((0.8, 0.7, 0.9), "slower than"), ((1.0, 0.9, 1.1), "no faster than")]
+)
+def test_nothing_gained(ends: tuple[float, float, float], words: str) -> None:
+    data = int8()
+    data["artifacts"][0]["throughput"]["speedup"] = speedup(*ends)
+    first = f"Keep PyTorch fp32 on this machine: model.onnx is {words} it."
+    assert next_step(data) == first + WAITING
+
+
+def test_faster_and_closer_bundle_beside() -> None:
+    data = int8() | {"published": [published("fp16", 3.0)]}
+    assert next_step(data).startswith("Deploy fp16, which is published beside this one")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        published("fp16", 3.0, comparable=False, reason="another machine"),
+        published("fp16", 3.0, cosine_mean=0.9),
+        published("fp16", 2.3),
+    ],
+    ids=["incomparable", "worse", "interval overlaps"],
+)
+def test_bundle_beside_that_is_not_better(entry: dict[str, object]) -> None:
+    assert next_step(int8() | {"published": [entry]}).startswith("Deploy model.onnx")
+
+
+def test_failed_gate_names_the_setting() -> None:
+    assert next_step(failed()) == (
+        "onnxruntime failed cosine.mean: try precision=int8_max or precision=fp16, or text like "
+        "yours (dataset=…); or change validate.gates.cosine_mean.int8 if this is enough for you."
+    )
+
+
+def test_failed_fp32_and_failed_speed() -> None:
+    assert "exporter=optimum" in next_step(failed() | {"precision": "fp32"})
+    data = failed()
+    data["artifacts"][0]["gates"][0]["name"] = "speed"
+    assert "publish a faster precision" in next_step(data)
+
+
+def test_worse_than_what_is_published() -> None:
+    data = failed()
+    data["artifacts"][0]["gates"][0]["relative_to"] = "published"
+    assert "cosine.mean: keep the published bundle, which is better in this" in next_step(data)
+
+
+def test_failed_before_settings_were_named() -> None:
+    data = failed()
+    del data["artifacts"][0]["gates"][0]["setting"]
+    assert next_step(data).endswith("(dataset=…).")
+
+
+def test_nothing_measured() -> None:
+    assert next_step(int8() | {"artifacts": [plan()]}) == f"Nothing was measured.{WAITING}"
+
+
+def test_verdict_without_one_in_the_report() -> None:
+    found = [verdict({"ci95": ends}) for ends in ([1.1, 1.2], [0.8, 0.9], [0.9, 1.1])]
+    assert found == ["faster", "slower", "no difference"]
+
+
+def test_worth_of_a_gain() -> None:
+    artifact = executed()
+    artifact["tasks"]["sample"] |= {"delta": 1.2, "ci95": [0.3, 2.0]}
+    assert "(a gain: +1.20; 95 %: +0.30 to +2.00)" in worth(artifact)
