@@ -21,7 +21,6 @@ def open_baselines(
     wanted: Sequence[Baseline] | None,
     source: SourceModel,
     fp32: Path,
-    kind: NumericType,
     *,
     device: str,
     trial: TokenBatch,
@@ -35,10 +34,9 @@ def open_baselines(
         wanted = [Baseline.torch_fp16 if device == "cuda" else Baseline.onnxruntime_fp32]
     opened: Opened = {}
     reasons: Reasons = {}
-    for name in Baseline:
-        reason = _obstacle(name, wanted, kind, device)
-        if reason is not None:
-            reasons[name] = reason
+    for name in dict.fromkeys(wanted):
+        if name is Baseline.torch_fp16 and device == "cpu":
+            reasons[name] = "no CUDA device: a CPU computes fp16 in fp32"
             continue
         try:
             encoder = _open(name, source, fp32, device)
@@ -50,18 +48,6 @@ def open_baselines(
         else:
             opened[name] = encoder
     return opened, reasons
-
-
-def _obstacle(
-    name: Baseline, wanted: Sequence[Baseline], kind: NumericType, device: str
-) -> str | None:
-    if name not in wanted:
-        return "not in validate.baselines"
-    if name is Baseline.onnxruntime_fp32 and kind is NumericType.fp32:
-        return "it is this run's model.onnx"
-    if name is Baseline.torch_fp16 and device == "cpu":
-        return "no CUDA device: a CPU computes fp16 in fp32"
-    return None
 
 
 def _open(name: Baseline, source: SourceModel, fp32: Path, device: str) -> Encoder:

@@ -67,7 +67,7 @@ def time_artifacts(
         source, reference, artifacts, text, config, kind, deadline
     )
     opened, reasons = open_baselines(
-        config.baselines, source, fp32, kind, device=reference.device, trial=text.batches[-1]
+        config.baselines, source, fp32, device=reference.device, trial=text.batches[-1]
     )
     names = [artifact.name for artifact in artifacts]
     previous = open_previous(published, names, dataset_sha256, text.batches[-1])
