@@ -160,7 +160,7 @@ def test_the_engines_graph_is_not_touched(
 ) -> None:
     graphs = optimize(tiny_int8, tiny_source, evaluation_texts, tmp_path / "out")
     assert graphs.buildable is tiny_int8.buildable
-    assert graphs.portable.source_sha256 == tiny_int8.portable.sha256
+    assert graphs.portable.source_sha256 == tiny_int8.portable.source_sha256
     assert graphs.quantization is tiny_int8.quantization
 
 

@@ -43,8 +43,10 @@ def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir:
     if not apart + masks + fused:
         return graphs
     prune(graph)
+    # The lineage names what ships: the graph as it was is the engines' too, or goes no further.
+    origin = model.sha256 if graphs.buildable == model else model.source_sha256
     path = out_dir / "model.onnx"
-    faster = save_graph(graph, path, precision=model.precision, source_sha256=model.sha256)
+    faster = save_graph(graph, path, precision=model.precision, source_sha256=origin)
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     batch = probe(tokenizer, tokenizer.rows([source.prefix + text for text in texts]))
     worst, least = worst_cosine(model, faster, batch), LEAST_COSINE[model.precision]

@@ -1,17 +1,14 @@
 """validate: run every artifact that can run here against PyTorch fp32, and judge it."""
 
-import hashlib
-import json
 import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.bench.intervals import LEAST_ROUNDS
 from pipeline.bench.profile import count_gemms
-from pipeline.bench.quality import Expected, Quality, expect, measure_quality
-from pipeline.bench.speed import ArtifactSpeed, TimedText
+from pipeline.bench.quality import Quality, measure_quality
+from pipeline.bench.setting import Bench, set_up, text_encoder
+from pipeline.bench.speed import ArtifactSpeed
 from pipeline.bench.timing import Artifact, Timing, time_artifacts
 from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import (
@@ -22,37 +19,15 @@ from pipeline.contracts import (
     SourceModel,
     Validation,
 )
-from pipeline.datasets import MIN_EVALUATION, Dataset, spread
-from pipeline.engines import Encoder
+from pipeline.datasets import MIN_EVALUATION, Dataset
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
-from pipeline.engines.torch import TorchEncoder
-from pipeline.errors import ConfigError, MeasureError
+from pipeline.errors import ConfigError
 from pipeline.gates import Against, Evidence, check_gates, judge
-from pipeline.runtime import TextEncoder
-from pipeline.tokens import TokenBatch, Tokenizer, by_length
+from pipeline.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
-
-PASS_SHARE = 1 / 40
-LEAST_TIMED = 8
-"""One timed pass of the reference takes at most this share of the budget, but so many texts at
-least: a large model on a slow machine would spend all of it on the least number of rounds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bench:
-    """The text, the reference and its results, computed once for all artifacts."""
-
-    source: SourceModel
-    tokenizer: Tokenizer
-    dataset: Dataset
-    config: ValidateConfig
-    reference: TorchEncoder
-    expected: Expected
-    timed: TimedText
-    kind: NumericType
 
 
 def validate(
@@ -80,9 +55,7 @@ def validate(
 
     check_validate(config)
     kind = graphs.portable.precision
-    bench = _set_up(source, dataset, config, kind)
-    texts = [text.text for text in bench.expected.texts]
-    dataset_sha256 = _sha256(texts, dataset.evaluation)
+    bench = set_up(source, dataset, config, kind)
     artifacts, refused = _open_artifacts(bench, graphs, engines, with_openvino)
     qualities = [
         measure_quality(
@@ -102,13 +75,13 @@ def validate(
         kind=kind,
         fp32=fp32.path,
         published=published,
-        dataset_sha256=dataset_sha256,
+        dataset_sha256=bench.dataset_sha256,
     )
     return Validation(
         reference_device=bench.reference.device,
         reference_threads=torch.get_num_threads(),
         dataset=dataset.name,
-        dataset_sha256=dataset_sha256,
+        dataset_sha256=bench.dataset_sha256,
         reference_latency=timing.speed.reference_latency,
         reference_cold=timing.reference_cold,
         baselines=timing.baselines,
@@ -152,82 +125,15 @@ def check_validate(config: ValidateConfig) -> None:
     check_gates(config.gates)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
-    """Compare the bundle's token ids with the Sentence Transformer's own.
-
-    Raises:
-        MeasureError: they differ.
-    """
-    for text, row in zip(texts, tokenizer.rows(texts), strict=True):
-        ids = reference.model.tokenizer(
-            text, truncation="longest_first", max_length=tokenizer.max_length
-        )["input_ids"]
-        if tuple(ids) != row.ids:
-            raise MeasureError(
-                f"tokenizer.json gives other token ids than the Sentence Transformer for {text!r}; "
-                "save the model again with SentenceTransformer.save()"
-            )
-
-
-def _set_up(
-    source: SourceModel, dataset: Dataset, config: ValidateConfig, kind: NumericType
-) -> _Bench:
-    """Load the reference and compute everything artifacts are compared with."""
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    reference = TorchEncoder(source, device=config.device)
-    _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
-    texts = spread(dataset.evaluation, config.max_sentences)
-    encoder = _text_encoder(source, tokenizer, reference)
-    expected = expect(encoder, texts, dataset, prefix=source.prefix, batch_size=config.batch_size)
-    few = spread(texts, 4 * LEAST_TIMED)
-    started = time.perf_counter()
-    encoder.encode(few, config.batch_size)
-    text_s = (time.perf_counter() - started) / len(few)
-    return _Bench(
-        source=source,
-        tokenizer=tokenizer,
-        dataset=dataset,
-        config=config,
-        reference=reference,
-        expected=expected,
-        timed=_timed_text(source, tokenizer, texts, config, text_s),
-        kind=kind,
-    )
-
-
-def _timed_text(
-    source: SourceModel,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    config: ValidateConfig,
-    text_s: float,
-) -> TimedText:
-    """Choose what is timed; ``text_s`` is what the reference takes for a text."""
-    affordable = int(PASS_SHARE * config.budget_s / text_s)
-    chosen = spread(texts, max(LEAST_TIMED, min(config.timing_sentences, affordable)))
-    rows = tokenizer.rows([source.prefix + text for text in chosen])
-    singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
-    return TimedText(
-        texts=chosen,
-        rows=rows,
-        batches=[
-            tokenizer.pad([rows[i] for i in indices])
-            for indices in by_length(rows, config.batch_size)
-        ],
-        singles=[tokenizer.pad([row]) for row in singles],
-        max_length=source.max_length,
-    )
-
-
 def _open_artifacts(
-    bench: _Bench, graphs: Graphs, engines: Sequence[Engine], with_openvino: bool
+    bench: Bench, graphs: Graphs, engines: Sequence[Engine], with_openvino: bool
 ) -> tuple[list[Artifact], list[ArtifactResult]]:
     """Open what runs here, ``model.onnx`` first, and say why the rest does not."""
     cuda = graphs.portable.precision is not NumericType.int8 and bench.reference.device == "cuda"
 
     def opened(name: str, path: Path, takes: Callable[[int, int], bool] | None) -> Artifact:
         encoder = open_encoder(name, path, bench.kind, cuda=cuda)
-        text = _text_encoder(bench.source, bench.tokenizer, encoder)
+        text = text_encoder(bench.source, bench.tokenizer, encoder)
         return Artifact(path=path, text=text, takes=takes)
 
     model = graphs.portable.path
@@ -254,7 +160,7 @@ def _result(
     quality: Quality,
     timing: Timing,
     index: int,
-    bench: _Bench,
+    bench: Bench,
 ) -> ArtifactResult:
     speed, checks = timing.speed.artifacts[index], quality.agreement.checks
     evidence = Evidence(
@@ -305,18 +211,4 @@ def _against_published(
             if (name, task.metric) in before.tasks
         },
         speed=speed.over_previous,
-    )
-
-
-def _sha256(*texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([list(part) for part in texts]).encode()).hexdigest()
-
-
-def _text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:
-    return TextEncoder(
-        tokenizer,
-        encoder,
-        dimension=source.dimension,
-        prompts=dict(source.prompts),
-        default_prompt=source.default_prompt,
     )

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.bench.setting import check_validate, choose_timed_text
 from pipeline.config import GatesConfig, GridConfig, ValidateConfig
 from pipeline.contracts import Engine, Profile, SourceModel
 from pipeline.errors import ConfigError
-from pipeline.stages.validate import _timed_text, check_validate
+from pipeline.stages.validate import check_validate
 from pipeline.tokens import Tokenizer
 
 
@@ -62,7 +63,7 @@ def test_a_slow_reference_times_less_text(
 ) -> None:
     config = ValidateConfig(budget_s=40.0, timing_sentences=64, latency_runs=30, batch_size=4)
     sentences = [f"sentence number {i}" for i in range(100)]
-    timed = _timed_text(tiny_source, tiny_tokenizer, sentences, config, text_s)
+    timed = choose_timed_text(tiny_source, tiny_tokenizer, sentences, config, text_s)
     assert len(timed.texts) == len(timed.rows) == texts
     assert sum(len(batch.input_ids) for batch in timed.batches) == texts
     assert len(timed.singles) == 30
