@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.bench.setting import check_validate, choose_timed_text
+from pipeline.bench.setting import choose_timed_text
 from pipeline.config import GatesConfig, GridConfig, ValidateConfig
 from pipeline.contracts import Engine, Profile, SourceModel
 from pipeline.errors import ConfigError
