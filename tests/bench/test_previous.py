@@ -104,7 +104,6 @@ def test_a_damaged_report_is_a_line_in_the_log(
     [
         [],
         None,
-        [{"name": "onnxruntime", "executed": False, "reason": "none"}],
         [{"name": "onnxruntime", "executed": True}],
         [{"name": "onnxruntime", "executed": True, "agreement": {"cosine": {"mean": "high"}}}],
     ],
@@ -112,6 +111,14 @@ def test_a_damaged_report_is_a_line_in_the_log(
 def test_an_artifact_without_figures(tmp_path: Path, engine: FakeEngine, artifacts: Any) -> None:
     write(tmp_path, artifacts=artifacts)
     assert open_here(tmp_path) == {}
+
+
+def test_an_artifact_that_was_not_executed(
+    tmp_path: Path, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, artifacts=[{"name": "onnxruntime", "executed": False, "reason": "none"}])
+    assert open_here(tmp_path) == {}
+    assert "it was not executed then" in caplog.text
 
 
 def test_a_bundle_that_does_not_load(
