@@ -200,7 +200,7 @@ class ValidateConfig:
     device: Device = Device.auto
     max_sentences: int = 1000
     batch_size: int = 32
-    budget_s: float = 40.0
+    budget_s: float = 35.0
     timing_sentences: int = 64
     min_rounds: int = 8
     max_rounds: int = 60

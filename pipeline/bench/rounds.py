@@ -15,6 +15,9 @@ from pipeline.bench.intervals import LEAST_ROUNDS, FloatArray, compare
 from pipeline.engines import Encoder
 from pipeline.tokens import TokenBatch
 
+WAKE_S = 0.03
+"""Longer than threads spin for new work behind a pass: ONNX Runtime's about 20 ms."""
+
 _LOOK_AGAIN = 1.25
 
 
@@ -49,8 +52,9 @@ def encoder_side(encoder: Encoder, batches: Sequence[TokenBatch]) -> Side:
 def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = None) -> FloatArray:
     """Return the seconds of each pass, ``[rounds, sides]``; the first side is the reference.
 
-    Each side makes one pass as a warm-up. Before a timed pass it runs a short one: the threads of
-    the side before it (OpenMP, ONNX Runtime) spin for a while after their work and would cost it.
+    Each side makes one pass as a warm-up. Before a timed pass it runs short ones for
+    ``WAKE_S``: the threads of the side before it (OpenMP, ONNX Runtime) spin for a while after
+    their work and would cost it.
     Ends at ``max_rounds``, once the ratio of every side to the first is narrow, or before a round
     that the budget has no time for, but never with fewer than ``LEAST_ROUNDS`` rounds. Intervals
     are looked at from ``min_rounds`` on and not after every round: each look is a chance to stop at
@@ -80,7 +84,10 @@ def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = Non
 
 
 def _time_pass(side: Side) -> float:
+    awake = time.perf_counter() + WAKE_S
     side.wake()
+    while time.perf_counter() < awake:
+        side.wake()
     start = time.perf_counter()
     side.work()
     return time.perf_counter() - start

@@ -17,7 +17,7 @@ from pipeline.errors import MeasureError
 from pipeline.runtime import TextEncoder
 from pipeline.tokens import Tokenizer, by_length
 
-PASS_SHARE = 1 / 40
+PASS_SHARE = 1 / 80
 LEAST_TIMED = 8
 """One timed pass of the reference takes at most this share of the budget, but so many texts at
 least: a large model on a slow machine would spend all of it on the least number of rounds."""

@@ -5,6 +5,9 @@ from typing import Any
 
 from pipeline.report import numbers
 
+_WIDE = 1.25
+"""An interval whose ends differ by more than this ratio carries no point estimate."""
+
 _HIGHER = {"int8": "precision=int8_max or precision=fp16", "fp16": "precision=fp32"}
 
 
@@ -32,8 +35,16 @@ def next_step(data: Mapping[str, Any]) -> str:
             f"Deploy {better['precision']}, which is published beside this one: its "
             f"{better['artifact']} is faster and closer to fp32.{rest}"
         )
-    gain = numbers.ratio(_speed(best)["median"])
-    return f"Deploy {best['file']}: {gain} the speed of PyTorch fp32 on {best['device']}.{rest}"
+    gain = f"{_gain(_speed(best))} the speed of PyTorch fp32 on {best['device']}"
+    return f"Deploy {best['file']}: {gain}.{rest}"
+
+
+def _gain(speedup: Mapping[str, Any]) -> str:
+    """Return the ratio, or only its lower end where a busy machine left the interval wide."""
+    low, high = speedup["ci95"]
+    if high > _WIDE * low:
+        return f"at least {numbers.ratio(low)} (measure again on a quieter machine)"
+    return numbers.ratio(speedup["median"])
 
 
 def _after_failure(data: Mapping[str, Any]) -> str:

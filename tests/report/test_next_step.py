@@ -84,3 +84,9 @@ def test_worth_of_a_gain() -> None:
     artifact = executed()
     artifact["tasks"]["sample"] |= {"delta": 1.2, "ci95": [0.3, 2.0]}
     assert "(a gain: +1.20; 95 %: +0.30 to +2.00)" in worth(artifact)
+
+
+def test_a_wide_interval_carries_its_lower_end_only() -> None:
+    data = int8()
+    data["artifacts"][0]["throughput"]["speedup"] |= {"median": 8.5, "ci95": [1.7, 19.0]}
+    assert "model.onnx: at least 1.70× (measure again on a quieter machine)" in next_step(data)
