@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.bench.intervals import Speedup, compare
 from pipeline.bench.rounds import Limits, encoder_side, time_rounds
+from pipeline.bench.setting import choose_timed_text, seconds_a_text, text_encoder
 from pipeline.bench.speed import ROUNDS_SHARE
 from pipeline.config import (
     DatasetConfig,
@@ -31,7 +32,7 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.stages.export import export
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import TokenBatch, Tokenizer, by_length
+from pipeline.tokens import TokenBatch, Tokenizer
 
 MORE_WORK = 0.05
 
@@ -55,14 +56,18 @@ def main() -> None:
         source = resolve(model, Path(directory) / "resolve")
         graph = export(source, Exporter.torch, dataset.calibration, Path(directory) / "export")
         tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-        rows = tokenizer.rows(spread(dataset.evaluation, config.timing_sentences))
-        batches = [
-            tokenizer.pad([rows[i] for i in indices])
-            for indices in by_length(rows, config.batch_size)
-        ]
-        more = [_share(batches, MORE_WORK), *batches]
-        print(f"more work: {_cells(more) / _cells(batches) - 1:.2%} of the tokens")
         reference = TorchEncoder(source, device=Device.cpu)
+        texts = spread(dataset.evaluation, config.max_sentences)
+        text_s = seconds_a_text(
+            text_encoder(source, tokenizer, reference), texts, config.batch_size
+        )
+        batches = choose_timed_text(source, tokenizer, texts, config, text_s).batches
+        more = [_share(batches, MORE_WORK), *batches]
+        print(
+            f"{sum(len(b.input_ids) for b in batches)} texts, "
+            f"more work: {_cells(more) / _cells(batches) - 1:.2%} of the tokens",
+            flush=True,
+        )
         for rerun in range(1, reruns + 1):
             first, second = (OnnxRuntimeEncoder(graph.path) for _ in range(2))
             sides = [

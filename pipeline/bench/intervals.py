@@ -18,8 +18,7 @@ LEAST_ROUNDS = 6
 """With fewer rounds no signed-rank interval has 95 %: all of five signs agree by chance in 6 %."""
 
 MARGIN = 0.01
-"""Two sides this near to each other are called equal: where a process happened to get its memory
-makes as much of a difference."""
+"""Two sides this near to each other are called equal: less is no reason to choose one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,9 @@ def next_step(data: Mapping[str, Any]) -> str:
             f"{better['artifact']} is faster and closer to fp32.{rest}"
         )
     gain = f"{_gain(_speed(best))} the speed of PyTorch fp32 on {best['device']}"
-    return f"Deploy {best['file']}: {gain}.{rest}"
+    shared = sum(artifact["file"] == best["file"] for artifact in executed) > 1
+    runtime = f" in {best['name']}" if shared else ""
+    return f"Deploy {best['file']}{runtime}: {gain}.{rest}"
 
 
 def _gain(speedup: Mapping[str, Any]) -> str:

@@ -47,9 +47,14 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
             for name, task in artifact["tasks"].items()
         ),
         f"{indent}{speed['median']:.2f}x PyTorch fp32 (95 %: {low:.2f} to {high:.2f})"
-        f"{', SLOWER' if verdict(speed) == 'slower' else ''}, "
+        f"{', SLOWER' if verdict(speed) == 'slower' else ''}{_from_text(artifact)}, "
         f"latency p50 {artifact['latency_ms']['p50']:.2f} ms",
     ]
+
+
+def _from_text(artifact: dict[str, Any]) -> str:
+    timed = artifact["throughput"].get("with_tokenization")
+    return "" if timed is None else f", {timed['speedup']['median']:.2f}x from text to vectors"
 
 
 def _baseline(baseline: dict[str, Any]) -> str:

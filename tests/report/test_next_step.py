@@ -90,3 +90,11 @@ def test_a_wide_interval_carries_its_lower_end_only() -> None:
     data = int8()
     data["artifacts"][0]["throughput"]["speedup"] |= {"median": 8.5, "ci95": [1.7, 19.0]}
     assert "model.onnx: at least 1.70× (measure again on a quieter machine)" in next_step(data)
+
+
+def test_of_two_runtimes_of_one_file_the_faster_is_named() -> None:
+    data = int8()
+    other = data["artifacts"][0] | {"name": "openvino"}
+    other["throughput"] = other["throughput"] | {"speedup": speedup(3.0, 2.9, 3.1)}
+    data["artifacts"].append(other)
+    assert next_step(data).startswith("Deploy model.onnx in openvino: 3.00× the speed")
