@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 NO_TIME = "time budget"
 NO_PROFILE = "not in a profile"
+_WAKE_S = 0.03
+"""Shorter than for the rounds: a table of many cells shows a course, not the last per cent."""
+
 _MOST_ROUNDS = 12
 _LEAST_PASS_S = 0.005
 """A pass repeats a small batch until it takes this long, well above the clock's own noise."""
@@ -93,6 +96,7 @@ def measure_grid(
                 min_rounds=LEAST_ROUNDS,
                 max_rounds=_MOST_ROUNDS,
                 narrow=narrow,
+                wake_s=_WAKE_S,
                 budget_s=left / (len(order) - done),
             )
             try:

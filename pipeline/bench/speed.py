@@ -13,7 +13,7 @@ from pipeline.config import ValidateConfig
 from pipeline.engines import Encoder
 from pipeline.tokens import TokenBatch, TokenRow
 
-ROUNDS_SHARE, TEXT_SHARE, LATENCY_SHARE = 0.45, 0.25, 0.2
+ROUNDS_SHARE, TEXT_SHARE, LATENCY_SHARE = 0.5, 0.25, 0.2
 """Shares of what is left of the budget when a part begins; the grid, the last, has all of it."""
 
 
