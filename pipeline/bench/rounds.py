@@ -17,7 +17,7 @@ from pipeline.tokens import TokenBatch
 
 WAKE_S = 0.1
 """Longer than the threads of the side before spin for new work, and long enough for a clock to
-settle: the ratio of a session to itself varied by 7.5 % without, 5.8 % at 30 ms, 3.7 % at 100 ms."""
+settle: a session against itself varied by 7.5 % without, 5.8 % at 30 ms, 3.7 % at 100 ms."""
 
 _LOOK_AGAIN = 1.25
 
