@@ -207,7 +207,11 @@ def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> En
 
         reason = obstacle(runtime, plan["runtime_version"], plan["target"])
         if reason is None:
-            return TensorRTEncoder(checker.path(plan["file"]), runtime)
+            path = checker.path(plan["file"])
+            try:
+                return TensorRTEncoder(path, runtime)
+            except MeasureError as error:
+                reason = str(error)
         reasons.append(f"{plan['file']}: {reason}")
     if wanted in ("tensorrt", "tensorrt_rtx"):
         detail = "; ".join(reasons) or "the bundle holds no such engine"

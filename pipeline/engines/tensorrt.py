@@ -7,6 +7,8 @@ check the file's sha256 against the manifest first.
 import importlib
 import logging
 import threading
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contracts import GRAPH_OUTPUT
-from pipeline.engines.gpu import find_gpu, is_installed
+from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.errors import MeasureError
 from pipeline.tokens import TokenBatch
 
 if TYPE_CHECKING:
     import tensorrt as trt
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +41,27 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
     if installed != runtime_version:
         return f"built with {runtime} {runtime_version}, installed is {installed}: build it again"
     if runtime == "tensorrt_rtx":
-        major, minor = gpu.compute_capability
-        if gpu.compute_capability not in _RTX_CAPABILITIES and major < _RTX_LATER:
-            return (
-                "TensorRT-RTX engines run on compute capability 8.0, 8.6, 8.9, 12.0 and later, "
-                f"{gpu.name} has {major}.{minor}"
-            )
-    elif target != gpu.target:
+        return rtx_obstacle(gpu)
+    if target != gpu.target:
         return f"built for {target}, {gpu.name} is {gpu.target}: build it again on this GPU"
     return None
+
+
+def rtx_obstacle(gpu: Gpu) -> str | None:
+    """Return why this GPU runs no TensorRT-RTX plan of ours, or None where it does.
+
+    Plans are built for TensorRT-RTX's default targets, Turing not among them; Hopper and the data
+    center Blackwells are on none of its support matrices (1.0 to 1.5 were read), nor among the
+    targets that 1.7.1 offers
+    (https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html).
+    """
+    major, minor = gpu.compute_capability
+    if gpu.compute_capability in _RTX_CAPABILITIES or major >= _RTX_LATER:
+        return None
+    return (
+        "TensorRT-RTX plans run on compute capability 8.0, 8.6, 8.9, 12.0 and later, "
+        f"{gpu.name} has {major}.{minor}: use engine=tensorrt"
+    )
 
 
 class TensorRTEncoder:
@@ -66,18 +81,19 @@ class TensorRTEncoder:
         self.name = runtime
         self.device = "cuda"
         self._torch = torch
-        module = importlib.import_module(runtime)
-        self._errors: list[str] = []
-        self._logger = _make_logger(module, self._errors)
-        self._runtime: trt.Runtime = module.Runtime(self._logger)
+        self._module = importlib.import_module(runtime)
+        self._errors: deque[str] = deque(maxlen=3)
+        self._logger = _make_logger(self._module, self._errors)
+        self._runtime: trt.Runtime = self._module.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise MeasureError(f"{runtime} cannot load {path}: {self._words()}")
         self._engine: trt.ICudaEngine = engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self._inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
-        self._bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
-        self._dimension = int(engine.get_tensor_shape(GRAPH_OUTPUT)[1])
+        mode = self._module.TensorIOMode.INPUT
+        self.inputs = [name for name in names if engine.get_tensor_mode(name) == mode]
+        self.bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
+        self.dimension = int(engine.get_tensor_shape(GRAPH_OUTPUT)[1])
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
@@ -89,61 +105,81 @@ class TensorRTEncoder:
             MeasureError: no profile takes this sequence length, or the enqueue failed.
         """
         rows, length = batch.input_ids.shape
-        index, most = self._pick_profile(length)
+        most = self.bounds[self._pick_profile(length)][2]
         with self._lock:
             parts = [
-                self._run(index, batch, start, min(start + most, rows))
-                for start in range(0, rows, most)
+                self._run(batch, start, min(start + most, rows)) for start in range(0, rows, most)
             ]
         return np.concatenate(parts)
 
-    def _run(self, index: int, batch: TokenBatch, start: int, stop: int) -> npt.NDArray[np.float32]:
+    def bind(
+        self, inputs: Mapping[str, "torch.Tensor"], output: "torch.Tensor"
+    ) -> "trt.IExecutionContext":
+        """Point the context of the fitting profile at device tensors, ready to be enqueued.
+
+        Inputs are int64 ``[batch, sequence]``, ``output`` float32 ``[batch, dim]``, all contiguous
+        and on this device; they must live until the work on them is done. The context is the one
+        that ``encode`` uses for such lengths: not both at a time.
+
+        Raises:
+            MeasureError: no profile takes this shape, or TensorRT refuses an address.
+        """
+        shape = tuple(inputs[self.inputs[0]].shape)
+        context = self._context(self._pick_profile(shape[1]))
+        for name in self.inputs:
+            if not context.set_input_shape(name, shape):
+                raise MeasureError(f"{self.name}: shape {shape} of {name}: {self._words()}")
+        tensors = {**{name: inputs[name] for name in self.inputs}, GRAPH_OUTPUT: output}
+        for name, tensor in tensors.items():
+            if not context.set_tensor_address(name, tensor.data_ptr()):
+                raise MeasureError(f"{self.name}: address of {name}: {self._words()}")
+        return context
+
+    def _run(self, batch: TokenBatch, start: int, stop: int) -> npt.NDArray[np.float32]:
         torch = self._torch
         with torch.cuda.stream(self._stream):
-            context = self._context(index)
-            held = []
-            for name, array in batch.feed(self._inputs).items():
-                part = np.ascontiguousarray(array[start:stop])
-                tensor = torch.from_numpy(part).to("cuda", non_blocking=True)
-                held.append(tensor)
-                if not context.set_input_shape(name, tuple(tensor.shape)):
-                    raise MeasureError(
-                        f"{self.name}: shape {tuple(tensor.shape)} of {name}: {self._words()}"
-                    )
-                context.set_tensor_address(name, tensor.data_ptr())
-            output = torch.empty((stop - start, self._dimension), device="cuda")
-            context.set_tensor_address(GRAPH_OUTPUT, output.data_ptr())
+            inputs = {
+                name: torch.from_numpy(np.ascontiguousarray(array[start:stop])).to(
+                    "cuda", non_blocking=True
+                )
+                for name, array in batch.feed(self.inputs).items()
+            }
+            output = torch.empty((stop - start, self.dimension), device="cuda")
+            context = self.bind(inputs, output)
             if not context.execute_async_v3(self._stream.cuda_stream):
                 raise MeasureError(f"{self.name} could not run a batch: {self._words()}")
-            result: npt.NDArray[np.float32] = output.cpu().numpy()
+            result: npt.NDArray[np.float32] = output.cpu().numpy()  # waits for the stream
         return result
 
     def _context(self, index: int) -> "trt.IExecutionContext":
         if index not in self._contexts:
-            context = self._engine.create_execution_context()
+            # Its own profile's memory: the default is the largest of all profiles, each time.
+            strategy = self._module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+            context = self._engine.create_execution_context(strategy)
             if context is None:
                 raise MeasureError(f"{self.name} gives no execution context: {self._words()}")
             if not context.set_optimization_profile_async(index, self._stream.cuda_stream):
                 raise MeasureError(f"{self.name} refuses profile {index}: {self._words()}")
+            self._stream.synchronize()  # whoever enqueues may do so on another stream
             self._contexts[index] = context
         return self._contexts[index]
 
     def _profile_bounds(self, index: int) -> tuple[int, int, int]:
         """Return a profile's smallest and largest sequence, and its largest batch."""
-        low, _, high = self._engine.get_tensor_profile_shape(self._inputs[0], index)
+        low, _, high = self._engine.get_tensor_profile_shape(self.inputs[0], index)
         return int(low[1]), int(high[1]), int(high[0])
 
-    def _pick_profile(self, length: int) -> tuple[int, int]:
-        for index, (low, high, most) in enumerate(self._bounds):
+    def _pick_profile(self, length: int) -> int:
+        for index, (low, high, _) in enumerate(self.bounds):
             if low <= length <= high:
-                return index, most
+                return index
         raise MeasureError(f"{self.name}: no optimization profile takes {length} tokens")
 
     def _words(self) -> str:
-        return " | ".join(self._errors[-3:]) or "no reason given"
+        return " | ".join(self._errors) or "no reason given"
 
 
-def _make_logger(module: Any, errors: list[str]) -> Any:
+def _make_logger(module: Any, errors: deque[str]) -> Any:
     severity = module.ILogger.Severity
 
     class Forward(module.ILogger):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.config import Device
-from pipeline.contracts import SourceModel
+from pipeline.contracts import GRAPH_INPUTS, SourceModel
 from pipeline.errors import ConfigError, ResolveError
 from pipeline.tokens import TokenBatch
 
@@ -82,19 +82,15 @@ class TorchEncoder:
         self.model = load_sentence_transformer(
             source.path, device=self.device, trust_remote_code=source.trust_remote_code
         )
-        self._inputs = set(self.model.tokenizer.model_input_names)
+        known = set(self.model.tokenizer.model_input_names)
+        self.inputs = [name for name in GRAPH_INPUTS if name in known or name != "token_type_ids"]
 
     @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        names = [
-            name
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-            if name in self._inputs or name != "token_type_ids"
-        ]
         features = {
             name: torch.from_numpy(array).to(self.device)
-            for name, array in batch.feed(names).items()
+            for name, array in batch.feed(self.inputs).items()
         }
         embedding = self.model(features)["sentence_embedding"]
         result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()

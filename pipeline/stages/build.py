@@ -11,6 +11,7 @@ from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, NotBuilt, OnnxModel, Profile, sha256_file
 from pipeline.engines.builder import BuildRequest, run_build
 from pipeline.engines.gpu import Gpu, find_gpu, is_installed
+from pipeline.engines.tensorrt import rtx_obstacle
 from pipeline.errors import BuildError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
     gpu = find_gpu()
     obstacles = {
         "tensorrt": _missing("tensorrt") or (None if gpu else "no CUDA device on this machine"),
-        "tensorrt_rtx": _missing("tensorrt_rtx"),
+        "tensorrt_rtx": _missing("tensorrt_rtx") or (rtx_obstacle(gpu) if gpu else None),
     }
     if config.runtime is not EngineChoice.auto:
         name = config.runtime.value

@@ -1,0 +1,101 @@
+"""CUDA graphs on and off: one batch on the device already, enqueued kernel by kernel or replayed.
+
+https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html#cuda-graphs
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.gpu.ceilings import best_seconds
+from benchmarks.gpu.sides import Contender
+from pipeline.engines.tensorrt import TensorRTEncoder
+from pipeline.engines.torch import TorchEncoder
+
+SHAPES = ((1, 16), (1, 128), (8, 64), (32, 128))
+
+
+def measure_graphs(
+    sides: Mapping[str, Contender], shapes: Sequence[tuple[int, int]] = SHAPES
+) -> dict[str, Any]:
+    """Return, by side, milliseconds of each shape enqueued and replayed, or why there are none.
+
+    Rows are full; neither time holds a copy to or from the host.
+    """
+    found: dict[str, Any] = {}
+    for name, side in sides.items():
+        if side.encoder.device != "cuda":
+            found[name] = {"skipped": "no CUDA device"}
+        elif name == "torch_compile":
+            found[name] = {"skipped": "compiled for any shape: its kernels are not captured here"}
+        elif isinstance(side.encoder, TorchEncoder | TensorRTEncoder):
+            found[name] = [_measure(side, *shape) for shape in shapes]
+        else:
+            found[name] = {"skipped": f"{name} enqueues on a stream of its own"}
+    return found
+
+
+def _measure(side: Contender, batch: int, sequence: int) -> dict[str, Any]:
+    cell: dict[str, Any] = {"batch": batch, "sequence": sequence}
+    if side.takes is not None and not side.takes(batch, sequence):
+        return cell | {"skipped": "not in a profile"}
+    try:
+        with _no_look_at_the_mask():
+            return cell | _on_and_off(side, (batch, sequence))
+    except Exception as error:  # a capture fails in as many ways as there are kernels
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return cell | {"skipped": f"failed: {first[:300]}"}
+
+
+def _on_and_off(side: Contender, shape: tuple[int, int]) -> dict[str, Any]:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    enqueue = _enqueue(side, shape, stream)
+    with torch.cuda.stream(stream), torch.inference_mode():
+        for _ in range(3):  # lets lazy state settle: cuBLAS handles, TensorRT's shapes
+            enqueue()
+        stream.synchronize()
+        off = best_seconds(enqueue, "cuda", repeats=100)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            enqueue()
+        on = best_seconds(graph.replay, "cuda", repeats=100)
+    return {"off_ms": off * 1e3, "on_ms": on * 1e3}
+
+
+def _enqueue(
+    side: Contender, shape: tuple[int, int], stream: torch.cuda.Stream
+) -> Callable[[], object]:
+    encoder = side.encoder
+    ones = torch.ones(shape, dtype=torch.int64, device="cuda")
+    inputs = {"input_ids": ones * 100, "attention_mask": ones, "token_type_ids": ones * 0}
+    if isinstance(encoder, TorchEncoder):
+        model, names = encoder.model, encoder.inputs
+        return lambda: model({name: inputs[name] for name in names})
+    assert isinstance(encoder, TensorRTEncoder)
+    output = torch.empty((shape[0], encoder.dimension), device="cuda")
+    context = encoder.bind({name: inputs[name] for name in encoder.inputs}, output)
+    capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX
+    if capturable is not None and not capturable(stream.cuda_stream):
+        raise RuntimeError("TensorRT-RTX's context says that it cannot be captured")
+
+    def run() -> None:
+        if not context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not run a batch")
+        _ = output, inputs  # the addresses that the context holds stay alive with this function
+
+    return run
+
+
+@contextlib.contextmanager
+def _no_look_at_the_mask() -> Iterator[None]:
+    """Let transformers build SDPA's mask without asking whether it holds a zero.
+
+    That question waits for the GPU, which a capture forbids; under ``torch.compile`` transformers
+    does not ask it either.
+    """
+    name = "transformers.modeling_attn_mask_utils.is_torchdynamo_compiling"
+    with mock.patch(name, return_value=True):
+        yield
