@@ -19,8 +19,8 @@ from pipeline.runtime import TextEncoder
 log = logging.getLogger(__name__)
 
 TEXT_BATCHES = 4
-"""From text to vectors, both sides sort by length and cut so many batches at least: few texts in one
-would be mostly padding for Sentence Transformers, and a speed-up over padding is none."""
+"""From text to vectors, both sides sort by length and cut so many batches at least: few texts in
+one would be mostly padding for Sentence Transformers, and a speed-up over padding is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
