@@ -83,6 +83,7 @@ class TorchEncoder:
             source.path, device=self.device, trust_remote_code=source.trust_remote_code
         )
         self._inputs = set(self.model.tokenizer.model_input_names)
+        self._dimension = source.dimension
 
     @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
@@ -96,6 +97,6 @@ class TorchEncoder:
             name: torch.from_numpy(array).to(self.device)
             for name, array in batch.feed(names).items()
         }
-        embedding = self.model(features)["sentence_embedding"]
+        embedding = self.model(features)["sentence_embedding"][:, : self._dimension]
         result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()
         return result

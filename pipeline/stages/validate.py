@@ -30,6 +30,7 @@ from pipeline.engines.tensorrt import obstacle
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ConfigError, MeasureError
 from pipeline.gates import Against, Evidence, check_gates, judge
+from pipeline.overflow import check_overflow
 from pipeline.runtime import TextEncoder
 from pipeline.tokens import TokenBatch, Tokenizer, by_length
 
@@ -74,12 +75,14 @@ def validate(
 
     Raises:
         ConfigError: a setting out of range.
-        MeasureError: an artifact that should run does not.
+        MeasureError: an artifact that should run does not, or leaves fp16's range.
     """
     import torch
 
     check_validate(config)
     kind = graphs.portable.precision
+    exact = fp32 if kind is NumericType.fp16 else graphs.portable
+    check_overflow(exact, graphs.buildable, source, dataset.evaluation)
     bench = _set_up(source, dataset, config, kind)
     texts = [text.text for text in bench.expected.texts]
     dataset_sha256 = _sha256(texts, dataset.evaluation)
