@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pipeline")
 
+Command = Callable[[PipelineConfig], int]
+
 _OK, _ERROR, _GATE_FAILED, _INTERRUPTED = 0, 1, 2, 130
 
 
-def main() -> int:
-    """Run what the command line asks for and return the exit code."""
+def main(do: Command | None = None) -> int:
+    """Compose the config, do what is asked with it, and return the exit code.
+
+    ``do`` takes a config and returns an exit code; None runs the pipeline.
+    """
     register_schema()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
@@ -36,7 +41,7 @@ def main() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def job(composed: DictConfig) -> None:
-        codes.append(_run_job(composed, wants_traceback))
+        codes.append(_run_job(composed, do or _run_pipeline, wants_traceback))
 
     try:
         job()
@@ -55,15 +60,13 @@ def main() -> int:
     return max(codes, default=_OK)
 
 
-def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
+def _run_job(composed: DictConfig, do: Command, wants_traceback: bool) -> int:
     """Run one job; a sweep goes on with the next whatever its outcome."""
     try:
         config = _to_typed(composed)
         _check_names(config)
         _set_up_logging()
-        from pipeline.run import run
-
-        outcome = run(config)
+        return do(config)
     except PipelineError as error:
         if wants_traceback:
             raise
@@ -95,6 +98,12 @@ def _run_job(composed: DictConfig, wants_traceback: bool) -> int:
             "traceback that HYDRA_FULL_ERROR=1 shows"
         )
         return _ERROR
+
+
+def _run_pipeline(config: PipelineConfig) -> int:
+    from pipeline.run import run
+
+    outcome = run(config)
     _print_outcome(outcome)
     return _OK if outcome.published else _GATE_FAILED
 

@@ -91,7 +91,11 @@ class Baseline(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """Which Sentence Transformer, tried in this order: directory, package, hub id."""
+    """Which Sentence Transformer, tried in this order: directory, package, hub id.
+
+    ``prompts`` and ``default_prompt`` go over the checkpoint's own, as ``truncate_dim`` does; an
+    empty prompt turns one off. ``fp16`` says whether the activations fit fp16's range.
+    """
 
     name: str = MISSING
     directory: str | None = None
@@ -101,6 +105,10 @@ class ModelConfig:
     weights_sha256: str | None = None
     trust_remote_code: bool = False
     max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    truncate_dim: int | None = None
+    fp16: bool = True
 
 
 @dataclass
@@ -128,6 +136,7 @@ class PrecisionConfig:
     reconstruction_steps: int = 0
     quantize_attention: bool = False
     high_precision: HighPrecision = HighPrecision.fp16
+    keep_fp32: list[str] = field(default_factory=list)
     target: TargetConfig = field(default_factory=TargetConfig)
 
 

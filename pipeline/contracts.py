@@ -46,7 +46,8 @@ class SourceModel:
 
     ``assets`` holds what a server needs beside the graph (tokenizer, module configs), without
     weights. ``sha256`` is the weights file's; of several files, that of their ``sha256sum`` lines.
-    ``candidates`` are the places tried, in order, with what came of each.
+    ``candidates`` are the places tried, in order, with what came of each. ``dimension`` is the
+    embedding's after truncation (``truncate_dim``).
     """
 
     name: str

@@ -7,6 +7,7 @@ computes positions, and what text drives beyond fp16's range. The cast stage use
 quantize for what int8 leaves in high precision.
 """
 
+import fnmatch
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.quant.statistics import run_observed, unpadded_batches
 from pipeline.tokens import Tokenizer
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_MAX = float(np.finfo(np.float16).max)
+FP16_MAX = float(np.finfo(np.float16).max)
 _NORMS = {"LayerNormalization", "RMSNormalization", "Softmax"}
 _FP32_OPS = _NORMS | {
     "Pow",
@@ -60,27 +61,50 @@ def refuse_subgraphs(model: ir.Model) -> None:
             )
 
 
-def find_wide_tensors(model: ir.Model, source: SourceModel, texts: Sequence[str]) -> list[str]:
+def find_wide_tensors(
+    model: ir.Model, source: SourceModel, texts: Sequence[str], keep: Sequence[str] = ()
+) -> list[str]:
     """Return the computed float tensors that come near fp16's largest number on the texts.
 
-    Seen in fp32: a CPU does not show an fp16 overflow, ONNX Runtime computes fp16 in fp32 there.
+    Those that a pattern in ``keep`` names count too (``precision.keep_fp32``). Seen in fp32: a CPU
+    does not show an fp16 overflow, ONNX Runtime computes fp16 in fp32 there.
+
+    Raises:
+        CastError: a pattern that no tensor's name matches.
     """
-    tensors = [
-        output
-        for node in model.graph
-        for output in node.outputs
-        if output.dtype is _FLOAT and output.shape is not None and not output.is_graph_output()
-    ]
+    tensors = [value for value in float_tensors(model) if not value.is_graph_output()]
+    names = [value.name or "" for value in tensors]
+    kept: set[str] = set()
+    for pattern in keep:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise CastError(f"precision.keep_fp32: no tensor of {source.name} matches {pattern!r}")
+        kept.update(matched)
+    reach = largest_values(model, tensors, source, texts)
+    return sorted(
+        kept | {name for name, value in reach.items() if not value <= _HEADROOM * FP16_MAX}
+    )
+
+
+def float_tensors(model: ir.Model, kind: ir.DataType = _FLOAT) -> list[ir.Value]:
+    """Return the tensors of a type that the graph's nodes compute."""
+    outputs = (output for node in model.graph for output in node.outputs)
+    return [value for value in outputs if value.dtype is kind and value.shape is not None]
+
+
+def largest_values(
+    model: ir.Model, tensors: Sequence[ir.Value], source: SourceModel, texts: Sequence[str]
+) -> dict[str, float]:
+    """Return each tensor's largest magnitude over some of the texts, NaN where there is one."""
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
     batches = unpadded_batches(tokenizer, rows, max_tokens=_PROBED_TOKENS)
-    wide = {
-        name
-        for values in run_observed(model, tensors, batches)
-        for name, value in values.items()
-        if value.size and not np.abs(value).max() <= _HEADROOM * _MAX
-    }
-    return sorted(wide)
+    reach: dict[str, float] = {}
+    for values in run_observed(model, tensors, batches):
+        for name, value in values.items():
+            if value.size:
+                reach[name] = float(np.maximum(reach.get(name, 0.0), np.abs(value).max()))
+    return reach
 
 
 def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
@@ -173,7 +197,7 @@ def _overflows(node: ir.Node) -> bool:
     """Whether a weight of the node cannot be held in fp16; a scalar is a mask value, not one."""
     arrays = [constant(value) for value in node.inputs]
     return any(
-        a is not None and a.dtype == np.float32 and a.size > 1 and float(np.abs(a).max()) > _MAX
+        a is not None and a.dtype == np.float32 and a.size > 1 and float(np.abs(a).max()) > FP16_MAX
         for a in arrays
     )
 
@@ -197,7 +221,7 @@ def _as(
     if array is not None:
         if array.size == 1 and float(array.reshape(-1)[0]) < MASK_VALUE:
             array = np.full_like(array, MASK_VALUE)
-        clipped = np.clip(array, -_MAX, _MAX).astype(np.float16)
+        clipped = np.clip(array, -FP16_MAX, FP16_MAX).astype(np.float16)
         result = add_initializer(graph, f"{value.name}.fp16", clipped)
     else:
         suffix = "fp32" if wanted is _FLOAT else "fp16"

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config import EngineChoice, NumericType, PipelineConfig
+from pipeline.config import EngineChoice, HighPrecision, NumericType, PipelineConfig
 from pipeline.contracts import Graphs, OnnxModel, Outcome, Report, SourceModel
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.environment import describe_environment
+from pipeline.errors import ConfigError
 from pipeline.report.data import StageTime, make_report
 from pipeline.report.next_step import next_step
 from pipeline.report.published import published_beside
@@ -43,6 +44,7 @@ def run(config: PipelineConfig) -> Outcome:
     rejected = target.with_name(f"{target.name}.rejected")
     check_validate(config.validate)
     check_quantize(config.precision)
+    _check_half(config)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
         with clock.stage("resolve"):
@@ -108,6 +110,25 @@ def run(config: PipelineConfig) -> Outcome:
         return Outcome(published=True, path=path, report=report)
 
 
+def _check_half(config: PipelineConfig) -> None:
+    """Refuse fp16 for a model whose config says that it does not fit.
+
+    Raises:
+        ConfigError: precision=fp16, or int8 with fp16 between its GEMMs.
+    """
+    kind, between = config.precision.type, config.precision.high_precision
+    if config.model.fp16 or kind is NumericType.fp32:
+        return
+    refused = f"model {config.model.name} does not fit fp16 (model.fp16=false): "
+    if kind is NumericType.fp16:
+        raise ConfigError(
+            f"{refused}set precision=fp32, or precision=int8 precision.high_precision=fp32; "
+            "model.fp16=true tries it, what overflows on the calibration text kept in fp32"
+        )
+    if between is HighPrecision.fp16:
+        raise ConfigError(f"{refused}set precision.high_precision=fp32")
+
+
 def _place_beside(report: Report, target: Path) -> Report:
     """Add what is published beside the bundle, and what to do first in the light of it."""
     data = dict(report.data)
@@ -129,7 +150,13 @@ def _to_precision(
             return Graphs(portable=fp32, buildable=fp32)
         case NumericType.fp16:
             with clock.stage("cast"):
-                half = cast(fp32, source, dataset.calibration, work / "cast")
+                half = cast(
+                    fp32,
+                    source,
+                    dataset.calibration,
+                    work / "cast",
+                    keep=config.precision.keep_fp32,
+                )
             return Graphs(portable=half, buildable=half)
         case NumericType.int8:
             with clock.stage("quantize"):

@@ -44,7 +44,10 @@ def error_line(done: Completed, cwd: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model=minilmm"], ["model=minilmm", "did you mean minilm?", "custom, minilm"]),
+        (
+            ["model=minilmm"],
+            ["model=minilmm", "did you mean minilm?", "bge-base-en-v1.5, bge-large-en-v1.5"],
+        ),
         (["precision=int3"], ["precision=int3", "did you mean int8?", "fp16, fp32, int8"]),
         (["precison=int8"], ["precison", "did you mean precision?"]),
         (["+precison=int8"], ["precison", "did you mean precision?"]),

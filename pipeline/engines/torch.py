@@ -84,6 +84,7 @@ class TorchEncoder:
         )
         known = set(self.model.tokenizer.model_input_names)
         self.inputs = [name for name in GRAPH_INPUTS if name in known or name != "token_type_ids"]
+        self._dimension = source.dimension
 
     @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
@@ -92,6 +93,6 @@ class TorchEncoder:
             name: torch.from_numpy(array).to(self.device)
             for name, array in batch.feed(self.inputs).items()
         }
-        embedding = self.model(features)["sentence_embedding"]
+        embedding = self.model(features)["sentence_embedding"][:, : self._dimension]
         result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()
         return result

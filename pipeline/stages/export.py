@@ -18,7 +18,7 @@ from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT, OnnxModel, SourceMode
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
-from pipeline.graph import prune, save_graph
+from pipeline.graph import add_initializer, prune, save_graph
 from pipeline.quant.gemms import canonicalize_gemms
 from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
 
@@ -187,13 +187,14 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
         value.metadata_props.clear()
     if ids is None:
         raise ExportError(f"{source.location}: the graph has no input {GRAPH_INPUTS[0]}")
+    _truncate(graph.graph, source.dimension)
     canonicalize_gemms(graph.graph)
     prune(graph)
     for value in list(graph.graph.inputs):
         if not value.uses():
             graph.graph.inputs.remove(value)
-    outputs[GRAPH_OUTPUT].shape = ir.Shape(["batch", source.dimension])
-    outputs[GRAPH_OUTPUT].dtype = ir.DataType.FLOAT
+    output = graph.graph.outputs[0]
+    output.shape, output.dtype = ir.Shape(["batch", source.dimension]), ir.DataType.FLOAT
     graph.graph.name = source.name
     graph.producer_name = "sentence-transformer-pipeline"
     graph.producer_version = None
@@ -203,6 +204,26 @@ def _meet_contract(graph: ir.Model, source: SourceModel) -> None:
         node.doc_string = None
     for value in graph.graph.initializers.values():
         value.metadata_props.clear()
+
+
+def _truncate(graph: ir.Graph, dimension: int) -> None:
+    """Keep the first channels of the embedding where the graph makes more (Matryoshka).
+
+    As Sentence Transformers does: behind the last module, without normalizing again.
+    """
+    full = graph.outputs[0]
+    if full.shape is None or full.shape[-1] == dimension:
+        return
+    bounds = [
+        add_initializer(graph, f"truncate.{name}", np.array([value], np.int64))
+        for name, value in (("start", 0), ("end", dimension), ("axis", 1))
+    ]
+    node = ir.node("Slice", [full, *bounds], name="truncate")
+    cut = node.outputs[0]
+    cut.dtype = full.dtype
+    full.name, cut.name = f"{GRAPH_OUTPUT}.full", GRAPH_OUTPUT
+    graph.append(node)
+    graph.outputs[0] = cut
 
 
 def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ def quantize(
         else []
     )
     half = config.high_precision is HighPrecision.fp16
-    wide = find_wide_tensors(graph, source, text.texts) if half else []
+    wide = find_wide_tensors(graph, source, text.texts, config.keep_fp32) if half else []
     quantized = [
         quantize_group(
             item.group,

@@ -1,44 +1,36 @@
 """resolve: find the Sentence Transformer, check its weights, read what it says of itself."""
 
 import hashlib
-import json
 import logging
-import re
-import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.assets import write_assets
+from pipeline.chain import refuse_chain, refuse_module_files
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel, sha256_file
 from pipeline.errors import ResolveError
+from pipeline.locate import UNSAFE, Place, locate
 
 log = logging.getLogger(__name__)
-
-_CONFIGS = ("config.json", "modules.json", "config_sentence_transformers.json", "README.md")
-_UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
-_POOLING_BOOLEANS = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "max": "pooling_mode_max_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
 
 
 def resolve(config: ModelConfig, out_dir: Path) -> SourceModel:
     """Return the model that the config names, its weights checked and its assets written.
 
-    Tried in order: ``directory``, installed ``package``, ``hub_id`` at a pinned ``revision``.
+    Tried in order: ``directory``, installed ``package``, ``hub_id`` at ``revision`` (not set: the
+    newest commit, which is logged and goes into the manifest).
 
     Raises:
         ResolveError: not found, weights with another sha256, no safetensors, not a Sentence
-            Transformer, or a max length beyond the model's.
+            Transformer, or a setting that does not fit the model.
+        ExportError: a module that no graph can express.
     """
-    path, origin, location, candidates = _locate(config)
-    for line in candidates:
+    place = locate(config)
+    path = place.path
+    for line in place.candidates:
         log.info("model %s: %s", config.name, line)
+    refuse_module_files(path, place.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
     sha256 = _combined_sha256(weights)
     if config.weights_sha256 is not None and sha256 != config.weights_sha256:
@@ -47,85 +39,20 @@ def resolve(config: ModelConfig, out_dir: Path) -> SourceModel:
             "are damaged or of another model; reinstall them, or set model.weights_sha256 if they "
             "are meant to differ"
         )
-    return _describe(config, path, origin, location, candidates, weights, sha256, out_dir)
-
-
-def _locate(config: ModelConfig) -> tuple[Path, str, str, tuple[str, ...]]:
-    """Return the model's directory, its origin and location, and what was tried."""
-    tried: list[str] = []
-    if config.directory is not None:
-        path = Path(config.directory)
-        if not (path / "modules.json").is_file():
-            raise ResolveError(
-                f"model.directory={config.directory}: no modules.json there, so it is not a "
-                "Sentence Transformer; point it at one saved with SentenceTransformer.save()"
-            )
-        return path, "directory", str(path), ("directory: used",)
-    tried.append("directory: not set")
-    if config.package is not None:
-        found = _in_package(config.package)
-        if found is not None:
-            path, version = found
-            location = f"{config.package}=={version}"
-            return path, "package", location, (*tried, f"package {location}: used")
-        tried.append(f"package {config.package}: not installed")
-    else:
-        tried.append("package: not set")
-    if config.hub_id is None:
-        raise ResolveError(
-            f"model {config.name} not found ({'; '.join(tried)}; hub_id: not set); "
-            "set model.directory, model.package or model.hub_id"
-        )
-    path = _from_hub(config, tried)
-    location = f"{config.hub_id}@{config.revision}"
-    return path, "hub", location, (*tried, f"hub {location}: used")
-
-
-def _in_package(name: str) -> tuple[Path, str] | None:
-    """Find modules.json among an installed package's files, without importing the package."""
-    try:
-        distribution = metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return None
-    for file in distribution.files or ():
-        if file.name == "modules.json":
-            return Path(str(file.locate())).parent, distribution.version
-    raise ResolveError(
-        f"model.package={name}: installed, but it carries no modules.json; "
-        "set model.directory or model.hub_id instead"
-    )
-
-
-def _from_hub(config: ModelConfig, tried: list[str]) -> Path:
-    if config.revision is None or not re.fullmatch(r"[0-9a-f]{40}", config.revision):
-        raise ResolveError(
-            f"model.hub_id={config.hub_id}: revision is {config.revision!r}, expected a commit of "
-            "40 hex digits; set model.revision so that the same weights come every night"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(config.hub_id),
-                revision=config.revision,
-                ignore_patterns=[*(f"*{s}" for s in _UNSAFE), "*.onnx", "onnx/*", "openvino/*"],
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        install = f"pip install {config.package}, or " if config.package else ""
-        raise ResolveError(
-            f"model {config.name} not found ({'; '.join(tried)}; hub {config.hub_id}: "
-            f"{type(error).__name__}); {install}set model.directory to a local copy"
-        ) from error
+    return _describe(config, place, weights, sha256, out_dir)
 
 
 def _hash_weights(path: Path) -> dict[str, str]:
     """Return the sha256 of every safetensors file, by path relative to the model."""
     files = sorted(path.rglob("*.safetensors"))
+    for unsafe in sorted(path.glob("*/pytorch_model.bin")):  # a Dense module's, say
+        if files and not unsafe.with_name("model.safetensors").is_file():
+            raise ResolveError(
+                f"{unsafe}: weights in a format that can run code when loaded; expected "
+                "model.safetensors beside it: save the model again with SentenceTransformer.save()"
+            )
     if not files:
-        unsafe = next((f.name for f in sorted(path.rglob("*")) if f.suffix in _UNSAFE), None)
+        unsafe = next((f.name for f in sorted(path.rglob("*")) if f.suffix in UNSAFE), None)
         seen = f"only {unsafe}, a format that can run code when loaded" if unsafe else "no weights"
         raise ResolveError(
             f"{path}: found {seen}; expected *.safetensors: save the model again with "
@@ -143,100 +70,100 @@ def _combined_sha256(weights: dict[str, str]) -> str:
 
 
 def _describe(
-    config: ModelConfig,
-    path: Path,
-    origin: str,
-    location: str,
-    candidates: tuple[str, ...],
-    weights: dict[str, str],
-    sha256: str,
-    out_dir: Path,
+    config: ModelConfig, place: Place, weights: dict[str, str], sha256: str, out_dir: Path
 ) -> SourceModel:
     """Load the model once to read its max length, pooling and prompts as it applies them."""
     from pipeline.engines.torch import load_sentence_transformer
 
     model = load_sentence_transformer(
-        path, device="cpu", trust_remote_code=config.trust_remote_code
+        place.path, device="cpu", trust_remote_code=config.trust_remote_code
     )
-    own_length = model.max_seq_length
-    if own_length is None and config.max_length is None:
-        raise ResolveError(f"{path}: states no max length; set model.max_length")
-    max_length = int(own_length) if config.max_length is None else config.max_length
-    if max_length < 3 or (own_length is not None and max_length > own_length):
-        raise ResolveError(
-            f"model.max_length={max_length}: expected 3 to {own_length}, the model's own max length"
-        )
-    pooling = next((module for module in model if hasattr(module, "pooling_mode")), None)
-    if pooling is not None and not getattr(pooling, "include_prompt", True):
-        raise ResolveError(
-            f"{path}: its Pooling leaves the prompt's tokens out (include_prompt=false), which the "
-            "graph contract cannot express; this model is not supported"
-        )
+    refuse_chain(model, place.location)
+    max_length = _max_length(config, model, place.path)
+    prompts, default_prompt = _prompts(config, model)
+    dimension = _dimension(config, model)
+    changed = {
+        "prompts": prompts if config.prompts else None,
+        "default_prompt_name": default_prompt if config.default_prompt is not None else None,
+        "truncate_dim": config.truncate_dim,
+    }
     assets = out_dir / "assets"
-    _write_assets(model, path, assets, max_length=max_length)
+    write_assets(
+        model,
+        place.path,
+        assets,
+        max_length=max_length,
+        changed={key: value for key, value in changed.items() if value is not None},
+    )
     return SourceModel(
         name=config.name,
-        path=path,
+        path=place.path,
         assets=assets,
-        origin=origin,
-        location=location,
-        revision=config.revision if origin == "hub" else None,
-        candidates=candidates,
+        origin=place.origin,
+        location=place.location,
+        revision=place.revision,
+        candidates=place.candidates,
         weights=weights,
         sha256=sha256,
         max_length=max_length,
-        dimension=int(model.get_embedding_dimension()),
+        dimension=dimension,
         modules=tuple(type(module).__name__ for module in model),
-        pooling=_pooling_name(pooling),
-        prompts={k: v for k, v in (model.prompts or {}).items() if v},
-        default_prompt=model.default_prompt_name,
+        pooling=_pooling_name(model),
+        prompts=prompts,
+        default_prompt=default_prompt,
         trust_remote_code=config.trust_remote_code,
     )
 
 
-def _pooling_name(pooling: Any) -> str:
-    """Return ``mean``, ``cls``, …, several joined by ``+``, or ``none`` without a Pooling."""
-    mode = getattr(pooling, "pooling_mode", "none")
-    return mode if isinstance(mode, str) else "+".join(mode)
-
-
-def _write_assets(model: Any, source: Path, assets: Path, *, max_length: int) -> None:
-    """Write the files that servers read beside the graph; weights stay behind.
-
-    New Sentence Transformers saves leave out ``max_seq_length`` and the pooling booleans that
-    text-embeddings-inference reads, so both forms are written.
-    """
-    assets.mkdir(parents=True)
-    model.tokenizer.save_pretrained(str(assets))
-    if not (assets / "tokenizer.json").is_file():
+def _max_length(config: ModelConfig, model: Any, path: Path) -> int:
+    own = model.max_seq_length
+    if own is None and config.max_length is None:
+        raise ResolveError(f"{path}: states no max length; set model.max_length")
+    length = int(own) if config.max_length is None else config.max_length
+    if length < 3 or (own is not None and length > own):
         raise ResolveError(
-            f"{source}: its tokenizer has no fast form (tokenizer.json), which the bundle needs; "
-            "convert it with transformers' PreTrainedTokenizerFast and save the model again"
+            f"model.max_length={length}: expected 3 to {own}, the model's own max length"
         )
-    for name in _CONFIGS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, assets / name)
-    for module in json.loads((source / "modules.json").read_text("utf-8")):
-        config = source / module["path"] / "config.json"
-        if module["path"] and config.is_file():
-            (assets / module["path"]).mkdir(parents=True, exist_ok=True)
-            text = config.read_text("utf-8")
-            if module["type"].endswith("Pooling"):
-                text = json.dumps(_with_pooling_booleans(json.loads(text)), indent=2)
-            (assets / module["path"] / "config.json").write_text(text, "utf-8")
-    bert = source / "sentence_bert_config.json"
-    settings = json.loads(bert.read_text("utf-8")) if bert.is_file() else {}
-    settings |= {
-        "max_seq_length": max_length,
-        "do_lower_case": settings.get("do_lower_case", False),
-    }
-    (assets / bert.name).write_text(json.dumps(settings, indent=2), "utf-8")
+    if own is not None and length < own:
+        log.info("model %s: texts end at %d tokens, its own limit is %d", config.name, length, own)
+    return length
 
 
-def _with_pooling_booleans(config: dict[str, Any]) -> dict[str, Any]:
-    modes = config.get("pooling_mode")
-    if modes is None:
-        return config
-    modes = [modes] if isinstance(modes, str) else modes
-    booleans = {key: mode in modes for mode, key in _POOLING_BOOLEANS.items()}
-    return {"word_embedding_dimension": config.get("embedding_dimension"), **config, **booleans}
+def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | None]:
+    """Return the prompts by name, and the name of the one that goes before every text."""
+    own = {name: text for name, text in (model.prompts or {}).items() if text}
+    for name, text in config.prompts.items():
+        if own.get(name, text) != text:
+            log.warning(
+                "model %s: model.prompts.%s=%r takes the place of the checkpoint's %r",
+                config.name,
+                name,
+                text,
+                own[name],
+            )
+    prompts = {name: text for name, text in (own | config.prompts).items() if text}
+    default = config.default_prompt or model.default_prompt_name
+    if config.default_prompt is not None and config.default_prompt not in prompts:
+        known = ", ".join(sorted(prompts)) or "none"
+        raise ResolveError(f"model.default_prompt={config.default_prompt}: the model has {known}")
+    return prompts, default
+
+
+def _dimension(config: ModelConfig, model: Any) -> int:
+    """Return the embedding's dimension, truncated as the checkpoint or the config says."""
+    own = int(model.get_embedding_dimension())
+    if config.truncate_dim is None:
+        return own
+    model.truncate_dim = None
+    full = int(model.get_embedding_dimension())
+    if not 1 <= config.truncate_dim <= full:
+        raise ResolveError(
+            f"model.truncate_dim={config.truncate_dim}: expected 1 to {full}, its dimension"
+        )
+    return config.truncate_dim
+
+
+def _pooling_name(model: Any) -> str:
+    """Return ``mean``, ``cls``, …, several joined by ``+``."""
+    mode = next(module.pooling_mode for module in model if hasattr(module, "pooling_mode"))
+    return mode if isinstance(mode, str) else "+".join(mode)

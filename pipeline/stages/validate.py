@@ -19,15 +19,19 @@ from pipeline.contracts import (
     SourceModel,
     Validation,
 )
-from pipeline.datasets import MIN_EVALUATION, Dataset
+from pipeline.datasets import MIN_EVALUATION, Dataset, spread
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
 from pipeline.errors import ConfigError
 from pipeline.gates import Against, Evidence, check_gates, judge
+from pipeline.overflow import check_overflow
 from pipeline.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
+
+OVERFLOW_TEXTS = 128
+"""Texts that are run to see how far tensors held in fp16 reach."""
 
 
 def validate(
@@ -49,12 +53,14 @@ def validate(
 
     Raises:
         ConfigError: a setting out of range.
-        MeasureError: an artifact that should run does not.
+        MeasureError: an artifact that should run does not, or leaves fp16's range.
     """
     import torch
 
     check_validate(config)
     kind = graphs.portable.precision
+    exact = fp32 if kind is NumericType.fp16 else graphs.portable
+    check_overflow(exact, graphs.buildable, source, spread(dataset.evaluation, OVERFLOW_TEXTS))
     bench = set_up(source, dataset, config, kind)
     artifacts, refused = _open_artifacts(bench, graphs, engines, with_openvino)
     qualities = [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel
-from pipeline.errors import ResolveError
+from pipeline.errors import ExportError, ResolveError
 from pipeline.stages.resolve import resolve
 from pipeline.tokens import Tokenizer
 
@@ -86,10 +86,32 @@ def test_every_place_tried_is_in_the_message(run: Resolve) -> None:
         assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("revision", [None, "main", "0" * 39])
-def test_the_hub_needs_a_commit(revision: str | None, run: Resolve) -> None:
+@pytest.mark.parametrize("revision", ["main", "0" * 39])
+def test_the_hub_needs_a_commit(revision: str, run: Resolve) -> None:
     with pytest.raises(ResolveError, match=r"40 hex digits; set model\.revision"):
         run(hub_id="owner/model", revision=revision)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_the_commit_of_the_hub_is_recorded_and_asked_to_be_pinned(
+    pinned: bool,
+    run: Resolve,
+    tiny_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[str | None] = []
+
+    def download(repo: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
+        asked.append(revision)
+        return str(shutil.copytree(tiny_dir, tmp_path / "snapshots" / COMMIT))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    source = run(hub_id="owner/model", revision=COMMIT if pinned else None)
+    assert asked == [COMMIT if pinned else None]
+    assert (source.revision, source.location) == (COMMIT, f"owner/model@{COMMIT}")
+    assert (f"model.revision={COMMIT}" in caplog.text) is not pinned
 
 
 def test_a_model_the_hub_does_not_give_says_how_to_get_it(run: Resolve) -> None:
@@ -168,7 +190,7 @@ def test_a_file_cut_in_half_is_refused(name: str, run: Resolve, copy: Path) -> N
 
 def test_pooling_that_leaves_the_prompt_out_is_refused(run: Resolve, copy: Path) -> None:
     edit(copy / "1_Pooling" / "config.json", include_prompt=False)
-    with pytest.raises(ResolveError, match="include_prompt=false"):
+    with pytest.raises(ExportError, match=r"module 1, Pooling, .*include_prompt=false"):
         run(directory=str(copy))
 
 
@@ -199,6 +221,41 @@ def test_prompts_are_kept_and_empty_ones_dropped(run: Resolve, copy: Path) -> No
     edit(path, prompts=prompts, default_prompt_name="query")
     source = run(directory=str(copy))
     assert (source.prompts, source.default_prompt) == ({"query": "query: "}, "query")
+
+
+def test_prompts_of_the_config_go_over_the_checkpoints_and_into_the_assets(
+    run: Resolve, copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(copy / "config_sentence_transformers.json", prompts={"query": "q: ", "other": "o: "})
+    wanted = {"query": "query: ", "document": "passage: "}
+    source = run(directory=str(copy), prompts=wanted, default_prompt="query")
+    assert source.prompts == wanted | {"other": "o: "}
+    assert (source.default_prompt, source.prefix) == ("query", "query: ")
+    assert "'query: ' takes the place of the checkpoint's 'q: '" in caplog.text
+    saved = json.loads((source.assets / "config_sentence_transformers.json").read_text())
+    assert (saved["prompts"], saved["default_prompt_name"]) == (source.prompts, "query")
+
+
+def test_a_default_prompt_that_the_model_lacks_is_refused(run: Resolve, copy: Path) -> None:
+    with pytest.raises(ResolveError, match=r"model\.default_prompt=query: the model has document"):
+        run(directory=str(copy), prompts={"document": "d: "}, default_prompt="query")
+
+
+@pytest.mark.parametrize("dimension", [1, 12, 32])
+def test_the_dimension_may_be_truncated_for_the_bundle_too(
+    dimension: int, run: Resolve, tiny_dir: Path
+) -> None:
+    source = run(directory=str(tiny_dir), truncate_dim=dimension)
+    assert source.dimension == dimension
+    saved = json.loads((source.assets / "config_sentence_transformers.json").read_text())
+    assert saved["truncate_dim"] == dimension
+
+
+@pytest.mark.parametrize("dimension", [0, 33])
+def test_a_dimension_out_of_range_is_refused(dimension: int, run: Resolve, copy: Path) -> None:
+    edit(copy / "config_sentence_transformers.json", truncate_dim=12)
+    with pytest.raises(ResolveError, match=rf"model\.truncate_dim={dimension}: expected 1 to 32"):
+        run(directory=str(copy), truncate_dim=dimension)
 
 
 # Assets

@@ -1,0 +1,79 @@
+"""What servers read beside the graph: tokenizer and module configs, in old and new form."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ResolveError
+
+_CONFIGS = ("config.json", "modules.json", "README.md")
+_POOLING_BOOLEANS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+
+
+def write_assets(
+    model: Any, source: Path, assets: Path, *, max_length: int, changed: Mapping[str, Any]
+) -> None:
+    """Write the files that servers read beside the graph; weights stay behind.
+
+    New Sentence Transformers saves leave out ``max_seq_length`` and the pooling booleans that
+    text-embeddings-inference reads, so both forms are written. ``changed`` are the keys of
+    ``config_sentence_transformers.json`` that the config sets, so that a server which loads the
+    directory prompts and truncates as the bundle does.
+
+    Raises:
+        ResolveError: the tokenizer has no fast form.
+    """
+    assets.mkdir(parents=True)
+    model.tokenizer.save_pretrained(str(assets))
+    if not (assets / "tokenizer.json").is_file():
+        raise ResolveError(
+            f"{source}: its tokenizer has no fast form (tokenizer.json), which the bundle needs; "
+            "convert it with transformers' PreTrainedTokenizerFast and save the model again"
+        )
+    for name in _CONFIGS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, assets / name)
+    for module in json.loads((source / "modules.json").read_text("utf-8")):
+        config = source / module["path"] / "config.json"
+        if module["path"] and config.is_file():
+            (assets / module["path"]).mkdir(parents=True, exist_ok=True)
+            text = config.read_text("utf-8")
+            if module["type"].endswith("Pooling"):
+                text = json.dumps(_with_pooling_booleans(json.loads(text)), indent=2)
+            (assets / module["path"] / "config.json").write_text(text, "utf-8")
+    _copy_with(source, assets, "config_sentence_transformers.json", changed)
+    bert = _read(source / "sentence_bert_config.json")
+    lower = bert.get("do_lower_case", False)
+    length = {"max_seq_length": max_length, "do_lower_case": lower}
+    _copy_with(source, assets, "sentence_bert_config.json", length)
+
+
+def _copy_with(source: Path, assets: Path, name: str, changed: Mapping[str, Any]) -> None:
+    if changed:
+        settings = _read(source / name) | changed
+        (assets / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
+    elif (source / name).is_file():
+        shutil.copyfile(source / name, assets / name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return settings
+
+
+def _with_pooling_booleans(config: dict[str, Any]) -> dict[str, Any]:
+    modes = config.get("pooling_mode")
+    if modes is None:
+        return config
+    modes = [modes] if isinstance(modes, str) else modes
+    booleans = {key: mode in modes for mode, key in _POOLING_BOOLEANS.items()}
+    return {"word_embedding_dimension": config.get("embedding_dimension"), **config, **booleans}

@@ -1,0 +1,200 @@
+"""Every family of sentence encoders, by tiny random models with its exact module chain."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from architectures import make_tokenizer
+from families import FAMILIES, Family, save_family
+
+from pipeline.bench.agreement import row_cosines
+from pipeline.config import (
+    EngineConfig,
+    Exporter,
+    ModelConfig,
+    NumericType,
+    PrecisionConfig,
+    Rounding,
+)
+from pipeline.contracts import Graphs, OnnxModel, SourceModel
+from pipeline.datasets import Dataset
+from pipeline.engines import Encoder
+from pipeline.engines.gpu import is_installed
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.graph import load_graph
+from pipeline.runtime import TextEncoder
+from pipeline.stages.build import build, make_profiles
+from pipeline.stages.cast import cast
+from pipeline.stages.export import export
+from pipeline.stages.optimize import optimize
+from pipeline.stages.quantize import quantize
+from pipeline.stages.resolve import resolve
+from pipeline.tokens import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A family's model, its fp32 graph, and the Sentence Transformer it has to equal."""
+
+    family: Family
+    directory: Path
+    source: SourceModel
+    fp32: OnnxModel
+    root: Path
+    calibration: Sequence[str]
+
+    @cached_property
+    def reference(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        loaded = SentenceTransformer(
+            str(self.directory), device="cpu", model_kwargs={"dtype": "float32"}
+        )
+        return loaded.float()
+
+    @cached_property
+    def optimized(self) -> Graphs:
+        graphs = Graphs(portable=self.fp32, buildable=self.fp32)
+        return optimize(graphs, self.source, self.calibration, self.root / "optimize")
+
+    @cached_property
+    def int8(self) -> Graphs:
+        config = PrecisionConfig(
+            name="int8",
+            type=NumericType.int8,
+            smoothing_alphas=[0.8],
+            spans_per_sentence=1,
+            rounding=Rounding.nearest,
+        )
+        out_dir = self.root / "quantize"
+        return quantize(self.fp32, self.source, config, self.calibration, out_dir)
+
+    def encoder(self, engine: Encoder) -> TextEncoder:
+        return TextEncoder(
+            Tokenizer(self.source.assets, max_length=self.source.max_length),
+            engine,
+            dimension=self.source.dimension,
+            prompts=dict(self.source.prompts),
+            default_prompt=self.source.default_prompt,
+        )
+
+    def cosines(self, engine: Encoder, texts: Sequence[str]) -> FloatArray:
+        expected = self.reference.encode(list(texts), batch_size=8)
+        return row_cosines(expected, self.encoder(engine).encode(texts, batch_size=16))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def built(
+    request: pytest.FixtureRequest,
+    sample: Dataset,
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Built:
+    name: str = request.param
+    root = tmp_path_factory.mktemp(name)
+    directory = save_family(FAMILIES[name], make_tokenizer(sample.calibration), root)
+    source = resolve(ModelConfig(name=name, directory=str(directory)), root / "resolve")
+    fp32 = export(source, Exporter.torch, calibration_texts, root / "export")
+    return Built(
+        family=FAMILIES[name],
+        directory=directory,
+        source=source,
+        fp32=fp32,
+        root=root,
+        calibration=calibration_texts,
+    )
+
+
+def test_the_description_is_the_checkpoints(built: Built) -> None:
+    family, source = built.family, built.source
+    expected = ["Transformer", *(type(module).__name__ for module in family.chain())]
+    assert list(source.modules) == expected
+    assert source.dimension == built.reference.get_embedding_dimension()
+    assert source.prompts == family.saved.get("prompts", {})
+    assert source.default_prompt == family.saved.get("default_prompt_name")
+    settings = json.loads((source.assets / "tokenizer_config.json").read_text())
+    assert settings.get("padding_side", "right") == family.padding
+    if family.shard != "5GB":
+        assert len(source.weights) > 1
+
+
+def test_every_length_and_padding_equals_the_sentence_transformer(
+    built: Built, sample: Dataset
+) -> None:
+    """Texts of 1 token to beyond the limit, alone, together and with padding to spare."""
+    words = " ".join(sample.evaluation).split()
+    texts = ["", *(" ".join(words[:n]) for n in range(1, 64, 3))]
+    expected = built.reference.encode(texts, batch_size=1)
+    for path in (built.fp32.path, built.optimized.portable.path):
+        engine = OnnxRuntimeEncoder(path)
+        encoder = built.encoder(engine)
+        rows = encoder.tokenizer.rows([built.source.prefix + text for text in texts])
+        padded = encoder.tokenizer.pad(rows)
+        wider = encoder.tokenizer.pad(rows[:4], length=built.source.max_length)
+        for observed in (
+            engine.encode(padded),
+            encoder.encode(texts, batch_size=1),
+            encoder.encode(texts, batch_size=5),
+        ):
+            assert row_cosines(expected, observed).min() >= 0.99999
+            np.testing.assert_allclose(observed, expected, atol=2e-4 * np.abs(expected).max())
+        assert row_cosines(expected[:4], engine.encode(wider)).min() >= 0.99999
+
+
+def test_every_prompt_equals_the_sentence_transformers(
+    built: Built, evaluation_texts: Sequence[str]
+) -> None:
+    encoder = built.encoder(OnnxRuntimeEncoder(built.fp32.path))
+    texts = evaluation_texts[:4]
+    for name in (None, "query", "document", *built.source.prompts):
+        expected = built.reference.encode(list(texts), prompt_name=name)
+        np.testing.assert_allclose(encoder.encode(texts, prompt_name=name), expected, atol=1e-4)
+
+
+def test_attention_is_one_operator_only_where_the_mask_is_padding(built: Built) -> None:
+    """Causal, local and rotary attention stay as they are."""
+    graph = load_graph(built.optimized.portable)
+    fused = [node for node in graph.graph if node.op_type == "MultiHeadAttention"]
+    assert len(fused) == built.family.fused
+
+
+def test_fp16_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
+    half = cast(built.fp32, built.source, built.calibration, built.root / "cast")
+    assert built.cosines(OnnxRuntimeEncoder(half.path), evaluation_texts).min() >= 0.999
+
+
+def test_int8_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
+    """Random weights have no structure that rounding could keep, trained ones do better."""
+    said = built.int8.quantization or {}
+    assert said["gemms"] == said["gemms_int8"] >= 8
+    faster = optimize(built.int8, built.source, built.calibration, built.root / "faster")
+    cosines = built.cosines(OnnxRuntimeEncoder(faster.portable.path), evaluation_texts)
+    assert cosines.mean() >= 0.995
+    assert cosines.min() >= 0.97
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+def test_openvino_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
+    from pipeline.engines.openvino import OpenVINOEncoder
+
+    engine = OpenVINOEncoder(built.optimized.portable.path, NumericType.fp32)
+    assert built.cosines(engine, evaluation_texts).min() >= 0.9999
+
+
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_tensorrt_rtx_builds_it_in_int8(built: Built, tmp_path: Path) -> None:
+    config = EngineConfig()
+    profiles = make_profiles(config, max_length=built.source.max_length)[:1]
+    engine = build(built.int8.buildable, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
+    assert engine.layer_types["int8"] > 0
