@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
 import pytest
 
-from pipeline.engines import onnxruntime
+from pipeline.engines import onnxruntime as engine
 
 
 def test_fp32_on_cuda_is_not_tf32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(onnxruntime, "has_cuda_driver", lambda: True)
-    ort = onnxruntime.ort
+    monkeypatch.setattr(engine, "has_cuda_driver", lambda: True)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", lambda *_, providers: asked.extend(providers))
-    onnxruntime.open_session(tmp_path / "model.onnx", cuda=True)
+    engine.open_session(tmp_path / "model.onnx", cuda=True)
     assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
