@@ -91,7 +91,7 @@ def test_gpu_parts_hold_numbers(result: dict[str, Any]) -> None:
     assert sections["memory"]["torch_fp16"]["used_bytes"] > 0
 
 
-@pytest.mark.parametrize("before", [None, "true"])
+@pytest.mark.parametrize("before", [None, "false"])
 def test_tokenizers_setting_is_as_before(
     before: str | None, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
