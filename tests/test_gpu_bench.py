@@ -17,13 +17,13 @@ from benchmarks.gpu.roofline import PEAKS, SIZES, Peaks, target, token_bytes, to
 from benchmarks.gpu.schema import SECTIONS, problems
 from benchmarks.gpu.sides import ENGINES, REFERENCE, TORCH
 from benchmarks.gpu.speed import work_of
-from benchmarks.gpu.tokenizing import measure_padding
+from benchmarks.gpu.tokenizing import measure_padding, measure_tokenization
 from pipeline.config import Device
 from pipeline.contracts import SourceModel
 from pipeline.engines.gpu import find_gpu
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import BundleError
-from pipeline.tokens import TokenRow
+from pipeline.tokens import Tokenizer, TokenRow
 
 PER_SIDE = ("sides", "agreement", "latency_ms", "throughput", "grid", "cuda_graphs", "memory")
 
@@ -91,11 +91,18 @@ def test_gpu_parts_hold_numbers(result: dict[str, Any]) -> None:
     assert sections["memory"]["torch_fp16"]["used_bytes"] > 0
 
 
-def test_tokenizers_setting_is_as_before(result: dict[str, Any]) -> None:
-    rate = result["sections"]["tokenization"]["one_core"]
-    mean = result["sections"]["tokenization"]["mean_tokens"]
-    assert rate["tokens_per_second"] == pytest.approx(mean * rate["texts_per_second"])
-    assert os.environ.get("TOKENIZERS_PARALLELISM") != "false"
+@pytest.mark.parametrize("before", [None, "false"])
+def test_tokenizers_setting_is_as_before(
+    before: str | None, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TOKENIZERS_PARALLELISM"
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    found = measure_tokenization(tiny_tokenizer, ["a text", "b"], batch_size=2, quick=True)
+    assert os.environ.get(name) == before
+    rate = found["one_core"]
+    assert rate["tokens_per_second"] == pytest.approx(3.5 * rate["texts_per_second"])
 
 
 def test_what_the_schema_finds(result: dict[str, Any]) -> None:
