@@ -59,7 +59,7 @@ def write_assets(
 
 def _copy_with(source: Path, assets: Path, name: str, changed: Mapping[str, Any]) -> None:
     if changed:
-        settings = _read(source / name) | changed
+        settings = _read(source / name) | dict(changed)
         (assets / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
     elif (source / name).is_file():
         shutil.copyfile(source / name, assets / name)

@@ -87,7 +87,7 @@ class Built:
             default_prompt=self.source.default_prompt,
         )
 
-    def cosines(self, engine: Encoder, texts: Sequence[str]) -> FloatArray:
+    def cosines(self, engine: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         expected = self.reference.encode(list(texts), batch_size=8)
         return row_cosines(expected, self.encoder(engine).encode(texts, batch_size=16))
 

@@ -220,7 +220,7 @@ def _truncate(graph: ir.Graph, dimension: int) -> None:
     ]
     node = ir.node("Slice", [full, *bounds], name="truncate")
     cut = node.outputs[0]
-    cut.dtype = full.dtype
+    cut.type = full.type
     full.name, cut.name = f"{GRAPH_OUTPUT}.full", GRAPH_OUTPUT
     graph.append(node)
     graph.outputs[0] = cut

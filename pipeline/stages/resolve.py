@@ -52,8 +52,8 @@ def _hash_weights(path: Path) -> dict[str, str]:
                 "model.safetensors beside it: save the model again with SentenceTransformer.save()"
             )
     if not files:
-        unsafe = next((f.name for f in sorted(path.rglob("*")) if f.suffix in UNSAFE), None)
-        seen = f"only {unsafe}, a format that can run code when loaded" if unsafe else "no weights"
+        other = next((f.name for f in sorted(path.rglob("*")) if f.suffix in UNSAFE), None)
+        seen = f"only {other}, a format that can run code when loaded" if other else "no weights"
         raise ResolveError(
             f"{path}: found {seen}; expected *.safetensors: save the model again with "
             "SentenceTransformer.save(..., safe_serialization=True)"

@@ -99,7 +99,10 @@ def rerun(seed: int, monkeypatch: pytest.MonkeyPatch, *, slower: float) -> Speed
         def work() -> None:
             now[0] += seconds * next(slowdown)
 
-        return Side(work=work, wake=lambda: None)
+        def wake() -> None:
+            now[0] += 0.06
+
+        return Side(work=work, wake=wake)
 
     limits = Limits(min_rounds=8, max_rounds=60, narrow=0.04, budget_s=40.0)
     times = time_rounds([side(0.5), side(0.5 * slower)], limits, seed=seed)
