@@ -47,14 +47,18 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
             for name, task in artifact["tasks"].items()
         ),
         f"{indent}{speed['median']:.2f}x PyTorch fp32 (95 %: {low:.2f} to {high:.2f})"
-        f"{', SLOWER' if verdict(speed) == 'slower' else ''}{_from_text(artifact)}, "
+        f"{', SLOWER' if verdict(speed) == 'slower' else ''}, "
         f"latency p50 {artifact['latency_ms']['p50']:.2f} ms",
+        *_from_text(artifact, indent),
     ]
 
 
-def _from_text(artifact: dict[str, Any]) -> str:
+def _from_text(artifact: dict[str, Any], indent: str) -> list[str]:
     timed = artifact["throughput"].get("with_tokenization")
-    return "" if timed is None else f", {timed['speedup']['median']:.2f}x from text to vectors"
+    if timed is None:
+        return []
+    (low, high), ratio = timed["speedup"]["ci95"], timed["speedup"]["median"]
+    return [f"{indent}{ratio:.2f}x ({low:.2f} to {high:.2f}) from text to vectors"]
 
 
 def _baseline(baseline: dict[str, Any]) -> str:
