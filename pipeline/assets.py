@@ -39,6 +39,8 @@ def write_assets(
             f"{source}: its tokenizer has no fast form (tokenizer.json), which the bundle needs; "
             "convert it with transformers' PreTrainedTokenizerFast and save the model again"
         )
+    side = {"padding_side": model.tokenizer.padding_side}  # Sentence Transformers may have set it
+    _copy_with(assets, assets, "tokenizer_config.json", side)
     for name in _CONFIGS:
         if (source / name).is_file():
             shutil.copyfile(source / name, assets / name)

@@ -165,7 +165,7 @@ def save_family(family: Family, tokenizer: Any, root: Path) -> Path:
 
     transformers: Any = import_module("transformers")
     config = getattr(transformers, family.config)(vocab_size=len(tokenizer), **family.settings)
-    tokenizer.padding_side = family.padding
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = family.padding  # or not saved
     types = ["token_type_ids"] if family.token_types else []
     tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
     with torch.random.fork_rng(), torch.no_grad():

@@ -276,6 +276,24 @@ def test_assets_hold_what_servers_read_and_no_weights(tiny_source: SourceModel) 
     assert not [name for name in files if name.endswith((".safetensors", ".bin", ".onnx"))]
 
 
+def test_assets_pad_on_the_side_that_the_loaded_tokenizer_does(
+    run: Resolve, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set after loading, as Sentence Transformers does for decoders: transformers saves it not."""
+    from pipeline.engines import torch as engine
+
+    load = engine.load_sentence_transformer
+
+    def load_left(path: Path, **settings: Any) -> Any:
+        model = load(path, **settings)
+        model.tokenizer.padding_side = "left"
+        return model
+
+    monkeypatch.setattr(engine, "load_sentence_transformer", load_left)
+    source = run(directory=str(tiny_dir))
+    assert Tokenizer(source.assets, max_length=48).padding_side == "left"
+
+
 def test_assets_give_max_seq_length_and_the_same_tokens(tiny_source: SourceModel) -> None:
     settings = json.loads((tiny_source.assets / "sentence_bert_config.json").read_text())
     assert settings["max_seq_length"] == 48
