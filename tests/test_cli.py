@@ -451,8 +451,8 @@ from pipeline.__main__ import main
 honest = run.cast
 
 
-def corrupted(*arguments):
-    model = honest(*arguments)
+def corrupted(*arguments, **named):
+    model = honest(*arguments, **named)
     graph = onnx.load(model.path)
     weight = next(t for t in graph.graph.initializer if list(t.dims) == [32, 64])
     weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
