@@ -142,9 +142,6 @@ FAMILIES = {
         config=QWEN, settings=DECODER, chain=pooled("lasttoken"), padding="left", fused=0
     ),
     "qwen3-right": Family(config=QWEN, settings=DECODER, chain=pooled("lasttoken"), fused=0),
-    "bert-left": Family(
-        config=BERT, settings=COMMON, chain=pooled("cls", "mean", "lasttoken"), padding="left"
-    ),
     "max": Family(config=BERT, settings=COMMON, chain=pooled("max")),
     "four-poolings": Family(
         config=BERT,
