@@ -8,7 +8,6 @@ Needs numpy, tokenizers and the runtime of the engine in use; PyTorch only where
 is used.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bundle import Checker, manifest_text, parse_manifest
 from pipeline.config import NumericType
-from pipeline.contracts import sha256_file
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError, MeasureError
 from pipeline.tokens import Tokenizer, by_length
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
-_MANIFEST_KEYS = ("model", "precision_type", "engines", "files")
 _ATTEMPTS = 5
 """Files are opened one after another; a bundle swapped in between is loaded from the start."""
 
@@ -115,22 +113,22 @@ def load(directory: str | Path, engine: str = "auto") -> TextEncoder:
     """
     root = Path(directory)
     for _ in range(_ATTEMPTS):
-        before = _manifest_text(root)
+        before = manifest_text(root)
         try:
             encoder = _load(root, before, engine)
         except BundleError:
-            if _manifest_text(root) == before:
+            if manifest_text(root) == before:
                 raise
         else:
-            if _manifest_text(root) == before:
+            if manifest_text(root) == before:
                 return encoder
         log.info("%s was published again while it was loaded: loading it anew", root)
     raise BundleError(f"{root} is published again and again while it is loaded; try later")
 
 
 def _load(root: Path, text: str, engine: str) -> TextEncoder:
-    manifest = _parse_manifest(root, text)
-    checker = _Checker(root, manifest)
+    manifest = parse_manifest(root, text)
+    checker = Checker(root, manifest)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         checker.path(name)
     model = manifest["model"]
@@ -143,58 +141,7 @@ def _load(root: Path, text: str, engine: str) -> TextEncoder:
     )
 
 
-def _manifest_text(root: Path) -> str:
-    try:
-        return (root / "manifest.json").read_text("utf-8")
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{root} is not a bundle: manifest.json: {error}; publish one with python -m pipeline"
-        ) from error
-
-
-def _parse_manifest(root: Path, text: str) -> dict[str, Any]:
-    path = root / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"{path}: not JSON: {error}; publish the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != 1:
-        seen = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        raise BundleError(f"{path}: schema {seen}, expected 1; publish the bundle again")
-    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
-    if missing:
-        raise BundleError(f"{path}: lacks {', '.join(missing)}; publish the bundle again")
-    return manifest
-
-
-class _Checker:
-    """Gives out paths of a bundle's files once their sha256 is the manifest's."""
-
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
-        self._root = root
-        self._files: dict[str, dict[str, Any]] = manifest["files"]
-
-    def path(self, name: str) -> Path:
-        path = self._root / name
-        if name not in self._files:
-            raise BundleError(f"{path}: not in the manifest; publish the bundle again")
-        if not path.resolve().is_relative_to(self._root.resolve()):
-            raise BundleError(f"{path}: leads out of the bundle")
-        if not path.is_file():
-            raise BundleError(f"{path}: missing; publish the bundle again")
-        seen, expected = sha256_file(path), self._files[name]["sha256"]
-        if seen != expected:
-            raise BundleError(
-                f"{path}: sha256 {seen}, the manifest says {expected}: the file was changed after "
-                "publishing; publish the bundle again"
-            )
-        return path
-
-    def has(self, name: str) -> bool:
-        return name in self._files
-
-
-def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> Encoder:
+def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Encoder:
     known = ("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
     if wanted not in known:
         raise BundleError(f"engine {wanted!r}: expected one of {', '.join(known)}")
@@ -234,7 +181,7 @@ def _open_engine(checker: _Checker, manifest: dict[str, Any], wanted: str) -> En
     return _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=cuda))
 
 
-def _open_model(checker: _Checker, open_: Callable[[Path], Encoder]) -> Encoder:
+def _open_model(checker: Checker, open_: Callable[[Path], Encoder]) -> Encoder:
     path = checker.path("model.onnx")
     if checker.has("model.onnx.data"):
         checker.path("model.onnx.data")
