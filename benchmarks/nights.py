@@ -1,8 +1,8 @@
-"""Simulated nights: how often history's rules see a slowdown, and how often they see none there is.
+"""Simulated nights: how often history sees a slowdown, and how often where there is none.
 
-What runs is the product's own: suspicion, rerun's interval and verdict, anchor. Only times are drawn:
-a night's speed-up with 3 % of noise, and for the rerun what docs/measuring.md measured: 3.7 % a round,
-1.5 % between two sessions of one file.
+What runs is the product's own: suspicion, rerun's interval and verdict, anchor. Only times are
+drawn: a night's speed-up with 3 % of noise, and for the rerun what docs/measuring.md measured: 3.7
+% a round, 1.5 % between two sessions of one file.
 
     python -m benchmarks.nights                 # the seeds that figures are reported on
     python -m benchmarks.nights --first-seed 0 --seeds 300     # those that WIDTH was chosen on
@@ -53,7 +53,8 @@ def normal(random: np.random.Generator, n: int) -> FloatArray:
 
 def heavy(random: np.random.Generator, n: int) -> FloatArray:
     """Draw from Student's t with three degrees of freedom, of the same standard deviation."""
-    return random.standard_t(3, n) * NOISE / np.sqrt(3)
+    drawn: FloatArray = random.standard_t(3, n) * NOISE / np.sqrt(3)
+    return drawn
 
 
 def simulate(plan: Plan, seed: int) -> Seen:
@@ -144,7 +145,9 @@ def _print_power(seeds: Sequence[int], noise: Noise, *, confirm: bool) -> None:
             within += bool({at, at + 1} & set(seen.failed))
             held += issue_holds(seen, at)
         shares = " ".join(f"{count / len(seeds):7.1%}" for count in (first, within, held))
-        print(f"  {loss:4.0%} slower: first night, two nights, and at most one false alarm: {shares}")
+        print(
+            f"  {loss:4.0%} slower: first night, two nights, and at most one false alarm: {shares}"
+        )
 
 
 def _print_false_alarms(seeds: Sequence[int], noise: Noise, *, confirm: bool) -> None:

@@ -17,7 +17,7 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
     ├── BundleError      a published bundle is incomplete, damaged or not for this machine
-    └── HistoryError     the nights' database is locked, damaged or read-only, or a line is no record
+    └── HistoryError     the database of nights is locked, damaged or read-only
 """
 
 

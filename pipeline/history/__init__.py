@@ -6,9 +6,10 @@
     of a night   nothing is lost    │       old bundle beside new
                                     └─ findings
 
-``records`` turns a night's cells into entries; ``journal`` and ``database`` keep them; ``judge`` says
-what is slower than it was, which ``rerun`` confirms or not; ``steps`` finds where a line steps;
-``trend``, ``summary`` and ``junit`` show all of it. ``python -m pipeline.history`` is the edge.
+``records`` turns a night's cells into entries; ``journal`` and ``database`` keep them; ``judge``
+says what is slower than it was, which ``rerun`` confirms or not; ``steps`` finds where a line
+steps; ``trend``, ``summary`` and ``junit`` show all of it. ``python -m pipeline.history`` is the
+edge.
 """
 
 from pipeline.history.close import close_night

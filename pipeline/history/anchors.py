@@ -1,7 +1,7 @@
-"""One older bundle a cell, kept beside the database as hard links: what a slow drift is held against.
+"""One older bundle a cell, as hard links beside the database: what a drift is held against.
 
-``previous`` is of last night, and a loss of half a percent a night never shows against it. The anchor
-stays until something faster, or a level that somebody accepted, takes its place.
+``previous`` is of last night, and a loss of half a percent a night never shows against it. The
+anchor stays until something faster, or a level that somebody accepted, takes its place.
 """
 
 import logging

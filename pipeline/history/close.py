@@ -14,7 +14,7 @@ from pipeline.history.pages import keep_page
 from pipeline.history.records import CellRecord, Entry, Finding, make_entry, manifest_sha256, utc
 from pipeline.history.render import render
 from pipeline.history.rerun import RerunJob, time_beside
-from pipeline.history.slower import Beside
+from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def close_night(
     render(everything, directory, database=database)
     findings = tuple(finding for entry in entries for finding in entry.findings)
     for finding in findings:
-        log.log(logging.WARNING if finding.fails else logging.INFO, "%s: %s", finding.cell, finding.text)
+        log.log(
+            logging.WARNING if finding.fails else logging.INFO, "%s: %s", finding.cell, finding.text
+        )
     return findings
 
 
@@ -80,12 +82,12 @@ def _rerun(
     """Time the bundle of last night and the anchor beside tonight's, each once."""
     older: dict[str, str] = {}
     if record.previous is not None and manifest_sha256(record.previous) is not None:
-        older["previous"] = str(record.previous)
+        older[PREVIOUS] = str(record.previous)
     if anchor is not None and (
         record.previous is None
         or manifest_sha256(anchor.bundle) != manifest_sha256(record.previous)
     ):
-        older["anchor"] = str(anchor.bundle)
+        older[ANCHOR] = str(anchor.bundle)
     if record.bundle is None or not older:
         return []
     log.info("%s %s: %s looks slower: timed beside older bundles …", entry.cell, artifact, metric)

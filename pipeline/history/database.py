@@ -1,7 +1,7 @@
 """The SQLite file of all nights: one transaction a night.
 
-The journal is SQLite's default (a rollback file), not WAL: there is one writer a night, and WAL needs
-memory that all readers share, which network file systems do not have
+The journal is SQLite's default (a rollback file), not WAL: there is one writer a night, and WAL
+needs memory that all readers share, which network file systems do not have
 (https://www.sqlite.org/wal.html).
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ _FINDING = ("metric", "kind", "text", "fails", "artifact", "rule", "accepted")
 
 
 @contextlib.contextmanager
-def open_database(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+def open_database(
+    path: Path, *, create: bool = False, write: bool = False
+) -> Iterator[sqlite3.Connection]:
     """Give a connection in one transaction: all of it is committed, or nothing.
+
+    ``create`` makes a database where there is none; it and ``write`` lock it for other writers.
 
     Raises:
         HistoryError: there is none, or it is locked, damaged, read-only, or of a newer version.
@@ -63,7 +68,7 @@ def open_database(path: Path, *, create: bool = False) -> Iterator[sqlite3.Conne
             path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
+        connection.execute("BEGIN IMMEDIATE" if create or write else "BEGIN")
         _check_schema(connection, path, create=create)
         yield connection
         connection.execute("COMMIT")
@@ -132,9 +137,7 @@ def _insert_artifact(
     values = {"position": position, "device": artifact.device, "reason": artifact.reason}
     _insert(connection, "artifacts", dict(row) | name | values)
     for metric, figure in artifact.figures.items():
-        ends = {"value": None, "low": None, "high": None}
-        if figure is not None:
-            ends = {"value": figure.value, "low": figure.low, "high": figure.high}
+        ends = dict.fromkeys(("value", "low", "high")) if figure is None else asdict(figure)
         _insert(connection, "figures", dict(row) | name | {"metric": metric} | ends)
 
 
@@ -162,9 +165,9 @@ def read_entries(
         Entry(
             **{name: row[name] for name in _CELL},
             versions=None if row["versions"] is None else json.loads(row["versions"]),
-            failed_gates=json.loads(row["failed_gates"]),
-            stages=[(s["stage"], s["seconds"]) for s in stages.get(key, ())],
-            artifacts=[
+            failed_gates=tuple(json.loads(row["failed_gates"])),
+            stages=tuple((s["stage"], s["seconds"]) for s in stages.get(key, ())),
+            artifacts=tuple(
                 ArtifactEntry(
                     name=a["artifact"],
                     device=a["device"],
@@ -172,8 +175,8 @@ def read_entries(
                     figures=figures.get((*key, a["artifact"]), {}),
                 )
                 for a in artifacts.get(key, ())
-            ],
-            findings=[_finding(f) for f in findings.get(key, ())],
+            ),
+            findings=tuple(_finding(f) for f in findings.get(key, ())),
         )
         for row in cells
         for key in ((row["cell"], row["night"]),)

@@ -1,4 +1,4 @@
-"""Entries as JSON lines: the copy of a night that needs no database, and the way in and out of one."""
+"""Entries as JSON lines: a night's copy without a database, and the way in and out of one."""
 
 import json
 import os
@@ -32,11 +32,13 @@ def from_line(line: str) -> Entry:
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise HistoryError(f"not a record of a night in schema {SCHEMA}")
     try:
-        artifacts = [_artifact(artifact) for artifact in data.pop("artifacts")]
-        findings = [Finding(**finding) for finding in data.pop("findings")]
-        stages = [(str(name), float(seconds)) for name, seconds in data.pop("stages")]
+        artifacts = tuple(_artifact(artifact) for artifact in data.pop("artifacts"))
+        findings = tuple(Finding(**finding) for finding in data.pop("findings"))
+        stages = tuple((str(name), float(seconds)) for name, seconds in data.pop("stages"))
         night = utc(data.pop("night"))
-        entry = Entry(night=night, stages=stages, artifacts=artifacts, findings=findings, **data)
+        gates = tuple(map(str, data.pop("failed_gates")))
+        measured = {"stages": stages, "artifacts": artifacts, "findings": findings}
+        entry = Entry(**data | measured | {"night": night, "failed_gates": gates})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HistoryError(f"not a record of a night: {error!r}") from error
     if entry.state not in STATES:
@@ -78,10 +80,19 @@ def write_lines(path: Path, entries: Iterable[Entry]) -> None:
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
+    write_text(path, "".join(f"{to_line(entry)}\n" for entry in entries))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by one rename, once its bytes are on the disk.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("w", encoding="utf-8") as stream:
-            stream.writelines(f"{to_line(entry)}\n" for entry in entries)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)

@@ -1,19 +1,15 @@
-"""What a night shows of a cell: gates that failed, artifacts that are gone, speed that fell, steps."""
+"""What a night shows of a cell: failed gates, artifacts that are gone, lost speed, steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.history.absent import gone, unpublished
+from pipeline.history.metrics import SPEEDS
 from pipeline.history.records import Entry, Finding
-from pipeline.history.series import Series, baseline, line
-from pipeline.history.slower import Beside, Suspicion, conclude, has_improved, suspect
-from pipeline.history.steps import find_steps
+from pipeline.history.series import baseline
+from pipeline.history.slower import ANCHOR, Beside, Suspicion, conclude, has_improved, suspect
+from pipeline.history.stepped import new_steps
 from pipeline.report import numbers
-
-SPEEDS = {"speedup": "speed-up over PyTorch fp32", "latency_speedup": "latency, times as short"}
-"""Metrics whose loss is confirmed by a rerun; each a ratio to PyTorch fp32 in the same minutes."""
-
-NEW_STEP = 5
-"""A step is told when it is at most so many nights old."""
 
 RerunOf = Callable[[str, str], Sequence[Beside]]
 """Times older bundles beside tonight's, for an artifact and a metric."""
@@ -35,11 +31,11 @@ def judge(
     ``anchor`` is the night that the anchor bundle is from, None where there is none yet.
     """
     if tonight.state != "published":
-        return Judgement(findings=tuple(_unpublished(tonight)), renew_anchor=False)
-    findings = _gone(past, tonight)
+        return Judgement(findings=tuple(unpublished(tonight)), renew_anchor=False)
+    findings = gone(past, tonight)
     improved, useless = False, False
     for artifact in tonight.artifacts:
-        for metric, words in SPEEDS.items():
+        for metric in SPEEDS:
             figure = tonight.figure(artifact.name, metric)
             if figure is None:
                 continue
@@ -50,68 +46,17 @@ def judge(
                 improved |= has_improved(before, figure.value, anchored)
                 continue
             beside = rerun(artifact.name, metric)
-            useless |= any(one.name == "anchor" and one.reason is not None for one in beside)
+            useless |= any(one.name == ANCHOR and one.reason is not None for one in beside)
             findings.append(
-                _slower(tonight.cell, artifact.name, metric, words, figure.value, suspicion, beside)
+                _slower((tonight.cell, artifact.name, metric), figure.value, suspicion, beside)
             )
     suspected = {(f.artifact, f.metric) for f in findings}
-    findings += [f for f in _steps(past, tonight) if (f.artifact, f.metric) not in suspected]
+    findings += [f for f in new_steps(past, tonight) if (f.artifact, f.metric) not in suspected]
     regressed = any(f.kind == "regression" for f in findings)
     return Judgement(
         findings=tuple(findings),
         renew_anchor=not regressed and (anchor is None or improved or useless),
     )
-
-
-def _unpublished(tonight: Entry) -> list[Finding]:
-    """Name each gate that failed; a cell that ended otherwise was not measured."""
-    if tonight.state == "rejected" and tonight.failed_gates:
-        return [
-            Finding(
-                cell=tonight.cell,
-                metric="gates",
-                kind="regression",
-                text=f"gate failed: {gate}",
-                fails=True,
-                rule="gate",
-            )
-            for gate in tonight.failed_gates
-        ]
-    where = f" in {tonight.stage}" if tonight.stage else ""
-    why = f": {tonight.message}" if tonight.message else ""
-    return [
-        Finding(
-            cell=tonight.cell,
-            metric="state",
-            kind="missing",
-            text=f"not measured: {tonight.state}{where}{why}",
-            fails=True,
-            rule="state",
-        )
-    ]
-
-
-def _gone(past: Sequence[Entry], tonight: Entry) -> list[Finding]:
-    """Name the artifacts that ran on the last published night on this machine and not tonight."""
-    nights = (e for e in reversed(past) if e.state == "published" and e.machine == tonight.machine)
-    last = next(nights, None)
-    if last is None:
-        return []
-    reasons = {a.name: a.reason for a in tonight.artifacts}
-    return [
-        Finding(
-            cell=tonight.cell,
-            artifact=artifact.name,
-            metric="executed",
-            kind="missing",
-            text=f"not executed: {reasons.get(artifact.name) or 'not in the report'}; "
-            f"on {last.night[:10]} it was",
-            fails=True,
-            rule="executed",
-        )
-        for artifact in last.artifacts
-        if artifact.reason is None and tonight.artifact(artifact.name) is None
-    ]
 
 
 def _level_from(past: Sequence[Entry], artifact: str, metric: str, anchor: str | None) -> str:
@@ -128,100 +73,43 @@ def _level_from(past: Sequence[Entry], artifact: str, metric: str, anchor: str |
         for f in entry.findings
         if (f.kind, f.rule, f.artifact, f.metric) == ("machine", "creep", artifact, metric)
     ]
-    return max([anchor, *moved])
+    return max(anchor, *moved) if moved else anchor
 
 
 def _slower(
-    cell: str,
-    artifact: str,
-    metric: str,
-    words: str,
-    value: float,
-    suspicion: Suspicion,
-    beside: Sequence[Beside],
+    where: tuple[str, str, str], value: float, suspicion: Suspicion, beside: Sequence[Beside]
 ) -> Finding:
+    """Put a suspicion and what came of it into words; ``where`` is cell, artifact and metric."""
+    cell, artifact, metric = where
     kind = conclude(beside)
-    level = (
-        f"the median of the last {suspicion.nights} nights"
+    of = "last" if suspicion.rule == "step" else "anchor's first"
+    seen = (
+        f"{SPEEDS[metric]} {numbers.ratio(value)}"
         if suspicion.rule == "step"
-        else f"the anchor's first {suspicion.nights} nights, over the last five nights"
+        else f"{SPEEDS[metric]} over the last five nights"
     )
-    seen = f"{words} {numbers.ratio(value)}: {100 * suspicion.loss:.1f} % below {level}"
+    level = f"{numbers.ratio(suspicion.expected)}, the median of the {of} {suspicion.nights} nights"
     meaning = {
-        "regression": "confirmed beside an older bundle",
-        "machine": "an older bundle is no faster now: machine, driver or noise",
-        "step": "not confirmed: no older bundle could be timed beside it",
-    }
+        "regression": "Confirmed: ",
+        "machine": "An older bundle is no faster now: ",
+        "step": "Not confirmed: ",
+    }[kind]
+    told = [one for one in beside if one.slower] or beside
+    sides = "; ".join(map(_describe, told)) or "there is no older bundle to time beside it"
     return Finding(
         cell=cell,
         artifact=artifact,
         metric=metric,
         kind=kind,
-        text=f"{seen} ({numbers.ratio(suspicion.expected)}); {meaning[kind]}"
-        + "".join(f"; {_describe(one)}" for one in beside),
+        text=f"{seen} is {100 * suspicion.loss:.1f} % below {level}. {meaning}{sides}.",
         fails=kind == "regression",
         rule=suspicion.rule,
     )
 
 
 def _describe(beside: Beside) -> str:
+    """Return the repetition that shows least, or why there is none."""
     if beside.reason is not None:
-        return f"{beside.name}: not timed: {beside.reason}"
-    runs = ", ".join(f"{s.median:.3f}× ({numbers.span(s.ci95, '.3f')})" for s in beside.speedups)
-    return f"tonight's against {beside.name}: {runs}"
-
-
-def _steps(past: Sequence[Entry], tonight: Entry) -> list[Finding]:
-    """Name steps of a line that are new: not told on an earlier night."""
-    found = []
-    for artifact in tonight.artifacts:
-        for metric in artifact.figures:
-            least = least_step(metric)
-            if least is None or tonight.figure(artifact.name, metric) is None:
-                continue
-            points = line(
-                [*past, tonight],
-                artifact.name,
-                metric,
-                machine=tonight.machine,
-                device=artifact.device,
-            )
-            for step in find_steps([value for _, value in points], least=least)[-1:]:
-                night = points[step.index][0].night
-                if len(points) - step.index <= NEW_STEP and not _told(
-                    past, artifact.name, metric, night
-                ):
-                    text = f"{metric} stepped from {step.before:.5g} to {step.after:.5g} on {night[:10]}"
-                    found.append(
-                        Finding(
-                            cell=tonight.cell,
-                            artifact=artifact.name,
-                            metric=metric,
-                            kind="step",
-                            text=text,
-                            fails=False,
-                            rule="pelt",
-                        )
-                    )
-    return found
-
-
-def least_step(metric: str) -> float | None:
-    """Return the smallest step that means something; None for metrics without steps."""
-    if metric in SPEEDS:
-        return 0.02
-    if metric == "cosine_mean":
-        return 1e-5
-    return 0.05 if metric.startswith("task.") and not metric.endswith(".delta") else None
-
-
-def _told(past: Sequence[Entry], artifact: str, metric: str, since: str) -> bool:
-    return any(
-        (f.artifact, f.metric) == (artifact, metric)
-        for entry in past
-        if entry.night >= since
-        for f in entry.findings
-    )
-
-
-__all__ = ["SPEEDS", "Judgement", "RerunOf", "Series", "judge", "least_step"]
+        return f"{beside.name} not timed ({beside.reason})"
+    mildest = max(beside.speedups, key=lambda speedup: speedup.median)
+    return f"{numbers.ratio(mildest.median)} ({numbers.span(mildest.ci95)}) beside {beside.name}"

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import HistoryError
+
+log = logging.getLogger(__name__)
 
 State = Literal["published", "rejected", "error", "crashed", "timeout", "missing"]
 Kind = Literal["regression", "step", "machine", "missing"]
@@ -46,9 +49,9 @@ class Finding:
     """What a night shows of a cell; with ``fails`` it fails the night.
 
     ``regression``: got worse, and that is confirmed. ``machine``: measured slower, but the bundle
-    before is equally slow now. ``step``: a line stepped, or looks slower and could not be confirmed.
-    ``missing``: not measured tonight. ``rule`` says which comparison found it, ``accepted`` when
-    somebody took it as the new level.
+    before is equally slow now. ``step``: a line stepped, or looks slower and could not be
+    confirmed. ``missing``: not measured tonight. ``rule`` says which comparison found it,
+    ``accepted`` when somebody took it as the new level.
     """
 
     cell: str
@@ -84,8 +87,9 @@ class ArtifactEntry:
 class Entry:
     """One cell of one night as history keeps it.
 
-    ``bundle_sha256`` is of the bundle's manifest, ``config_sha256`` of the config in it. ``machine``
-    is what speeds compare on. ``page`` is the night's own ``report.html``, relative to the database.
+    ``bundle_sha256`` is of the bundle's manifest, ``config_sha256`` of the config in it.
+    ``machine`` is what speeds compare on. ``page`` is the night's own ``report.html``, relative to
+    the database.
     """
 
     night: str
@@ -104,10 +108,10 @@ class Entry:
     machine: str | None = None
     page: str | None = None
     versions: Mapping[str, str] | None = None
-    stages: Sequence[tuple[str, float]] = ()
-    failed_gates: Sequence[str] = ()
-    artifacts: Sequence[ArtifactEntry] = ()
-    findings: Sequence[Finding] = ()
+    stages: tuple[tuple[str, float], ...] = ()
+    failed_gates: tuple[str, ...] = ()
+    artifacts: tuple[ArtifactEntry, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def artifact(self, name: str) -> ArtifactEntry | None:
         """Return the artifact of that name if it was executed."""
@@ -138,6 +142,8 @@ def utc(night: str) -> str:
 def make_entry(record: CellRecord, page: str | None = None) -> Entry:
     """Return what history keeps of a cell; what its report does not hold is None.
 
+    A report that cannot be read leaves the cell without figures, and a line in the log.
+
     Raises:
         HistoryError: a state or a night that does not exist.
     """
@@ -145,13 +151,8 @@ def make_entry(record: CellRecord, page: str | None = None) -> Entry:
         raise HistoryError(
             f"cell {record.cell}: state {record.state!r}, expected one of {', '.join(STATES)}"
         )
-    report = record.report or {}
-    environment = report.get("environment") or {}
     manifest = None if record.bundle is None else read_manifest(record.bundle)
-    packages = environment.get("packages") or {}
-    gpu = environment.get("gpu") or {}
-    driver = {"driver": gpu["driver"]} if gpu.get("driver") else {}
-    return Entry(
+    entry = Entry(
         night=utc(record.night),
         cell=record.cell,
         model=record.model,
@@ -165,12 +166,26 @@ def make_entry(record: CellRecord, page: str | None = None) -> Entry:
         command=record.command,
         bundle_sha256=None if record.bundle is None else manifest_sha256(record.bundle),
         config_sha256=None if manifest is None else _sha256(manifest.get("config")),
-        machine=_machine(report),
         page=page,
-        versions={str(k): str(v) for k, v in (packages | driver).items()} or None,
-        stages=[(str(s["name"]), float(s["seconds"])) for s in report.get("stages", [])],
-        failed_gates=[str(gate) for gate in report.get("failed_gates", [])],
-        artifacts=[_artifact(artifact, report) for artifact in report.get("artifacts", [])],
+    )
+    try:
+        return entry if record.report is None else _with_report(entry, record.report)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        log.warning("%s: its report cannot be read: %r", record.cell, error)
+        return entry
+
+
+def _with_report(entry: Entry, report: Mapping[str, Any]) -> Entry:
+    environment = report.get("environment") or {}
+    packages, gpu = environment.get("packages") or {}, environment.get("gpu") or {}
+    versions = packages | ({"driver": gpu["driver"]} if gpu.get("driver") else {})
+    return replace(
+        entry,
+        machine=_machine(report),
+        versions={str(name): str(version) for name, version in versions.items()} or None,
+        stages=tuple((str(s["name"]), float(s["seconds"])) for s in report.get("stages") or ()),
+        failed_gates=tuple(str(gate) for gate in report.get("failed_gates") or ()),
+        artifacts=tuple(_artifact(a, report) for a in report.get("artifacts") or ()),
     )
 
 

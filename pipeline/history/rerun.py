@@ -1,16 +1,16 @@
 """Older bundles timed beside tonight's, round by round, in a process of its own.
 
-``time_beside`` starts ``python -m pipeline.history.rerun``, which reads a job from standard input and
-prints what it measured: an engine that crashes ends that process and not the night. All is opened
-anew for each repetition, since where two sessions of one file happen to get their memory makes them
-differ by 1 to 2 % (``docs/measuring.md``).
+``time_beside`` starts ``python -m pipeline.history.rerun``, which reads a job from standard input
+and prints what it measured: an engine that crashes ends that process and not the night. All is
+opened anew for each repetition, since where two sessions of one file happen to get their memory
+makes them differ by 1 to 2 % (``docs/measuring.md``).
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class RerunJob:
 
 
 def time_beside(job: RerunJob) -> list[Beside]:
-    """Return how many times as fast tonight's bundle is as each older one, or why that is unknown."""
+    """Return how many times as fast tonight's bundle is as each older one, or why not."""
     package = str(Path(__file__).parent.parent.parent)
     path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
     hidden = {} if job.cuda else {"CUDA_VISIBLE_DEVICES": ""}
@@ -136,7 +136,9 @@ def _repetition(job: RerunJob, older: Path) -> Speedup:
     limits = Limits(
         min_rounds=MIN_ROUNDS, max_rounds=MAX_ROUNDS, narrow=NARROW, budget_s=job.budget_s
     )
-    times = time_rounds([encoder_side(old.engine, batches), encoder_side(new.engine, batches)], limits)
+    times = time_rounds(
+        [encoder_side(old.engine, batches), encoder_side(new.engine, batches)], limits
+    )
     return compare(times[:, 0], times[:, 1])
 
 

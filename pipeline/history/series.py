@@ -44,14 +44,14 @@ def line(
 
 
 def baseline(past: Sequence[Entry], tonight: Entry, artifact: str, metric: str) -> Series:
-    """Return what tonight's figure is compared with, from the entries of the cell before tonight."""
+    """Return what tonight's figure is compared with; ``past`` is the cell's before tonight."""
     own = tonight.artifact(artifact)
     device = None if own is None else own.device
     start = _accepted_from(past, artifact, metric)
     kept = [
         (entry.night, value)
         for entry, value in line(past, artifact, metric, machine=tonight.machine, device=device)
-        if entry.night >= start and not any(_is_open(f, artifact, metric) for f in entry.findings)
+        if entry.night >= start and not _is_slower(entry, artifact, metric)
     ]
     return Series(
         nights=tuple(night for night, _ in kept), values=np.array([value for _, value in kept])
@@ -72,10 +72,15 @@ def _accepted_from(past: Sequence[Entry], artifact: str, metric: str) -> str:
     return min(night for when, night in accepted if when == last)
 
 
-def _is_open(finding: Finding, artifact: str, metric: str) -> bool:
+def _is_slower(entry: Entry, artifact: str, metric: str) -> bool:
+    return any(
+        is_open(finding) and (finding.artifact, finding.metric) == (artifact, metric)
+        for finding in entry.findings
+    )
+
+
+def is_open(finding: Finding) -> bool:
+    """Whether a finding keeps its night out of what later nights compare with: until accepted."""
     return (
-        finding.kind == "regression"
-        and finding.rule in SLOWER_RULES
-        and finding.accepted is None
-        and (finding.artifact, finding.metric) == (artifact, metric)
+        finding.kind == "regression" and finding.rule in SLOWER_RULES and finding.accepted is None
     )

@@ -1,13 +1,13 @@
-"""Is tonight slower? A suspicion from the nights before, then what the old bundle does beside the new.
+"""Is tonight slower? A suspicion from the nights before, then old bundles beside the new.
 
-Two comparisons raise it. ``step``: tonight against the median of the last ten nights. ``creep``: the
-median of the last five nights against that of the first ten since the anchor, a bundle that is kept
-until something faster or accepted takes its place; a loss too small to see in any one night adds up
-there. Both allow for a width that follows the line's own noise. ``benchmarks/nights.py`` measures how
-often they see what there is, and what there is not.
+Two comparisons raise it. ``step``: tonight against the median of the last ten nights. ``creep``:
+the median of the last five nights against that of the first ten since the anchor, a bundle that is
+kept until something faster or accepted takes its place; a loss too small to see in any one night
+adds up there. Both allow for a width that follows the line's own noise. ``benchmarks/nights.py``
+measures how often they see what there is, and what there is not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ WIDTH = 1.25
 """A suspicion takes a loss of so many standard deviations of one night's noise, …"""
 LEAST_LOSS = 0.02
 """… and at least this share: less is within what two sessions of one bundle differ by."""
+
+PREVIOUS, ANCHOR = "the previous bundle", "the anchor"
+"""The older bundles that are timed beside tonight's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,6 @@ class Beside:
     def slower(self) -> bool:
         """Whether tonight's is slower, every time that both were opened anew."""
         return bool(self.speedups) and all(one.verdict == "slower" for one in self.speedups)
-
-
-Rerun = Callable[[], Sequence[Beside]]
 
 
 def suspect(before: Series, tonight: float, anchored: Series) -> Suspicion | None:

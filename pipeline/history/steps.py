@@ -1,20 +1,26 @@
-"""Where a line steps: PELT, the exact least-cost segmentation, for accuracy and speed alike.
+"""Where a line steps: PELT, the exact least-squares segmentation, for accuracy and speed alike.
 
 Killick, Fearnhead, Eckley: Optimal detection of changepoints with a linear computational cost, JASA
-107 (2012); the search is that of the ``ruptures`` package. A segment costs the sum of the distances
-from its median in units of the night-to-night noise, so that one wild night is no step.
+107 (2012); the search is that of the ``ruptures`` package. Values are in units of the
+night-to-night noise, and cut where they are far from their neighbours, so that one wild night is no
+step.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import HistoryError
+
 FloatArray = npt.NDArray[np.float64]
 
-PENALTY = 2.5
-"""A step costs this times log(n): `benchmarks/nights.py` counts what it finds where nothing is."""
+PENALTY = 4.0
+"""A step costs this times log(n) units of noise squared; ``docs/history.md`` says what it finds."""
+_NEIGHBOURS, _FAR = 5, 2.5
+"""A value further than this many units from the median of five nights is brought that near."""
 LEAST_SEGMENT = 3
 """Nights that a level has to last to be one."""
 
@@ -32,16 +38,27 @@ def find_steps(values: Sequence[float], *, least: float) -> tuple[Step, ...]:
     """Return the steps of a series, in order; levels nearer than ``least`` are one.
 
     ``values`` has a number a night, those not measured left out.
+
+    Raises:
+        HistoryError: the package that searches is not installed.
     """
-    import ruptures
+    try:
+        import ruptures
+    except ImportError as error:
+        raise HistoryError(
+            "ruptures is not installed: pip install 'sentence-transformer-trt[history]'"
+        ) from error
+    from scipy.ndimage import median_filter
 
     line = np.asarray(values, dtype=np.float64)
     if len(line) < 2 * LEAST_SEGMENT:
         return ()
     unit = max(noise(line), least / 4)
-    search = ruptures.Pelt(model="l1", min_size=LEAST_SEGMENT, jump=1).fit(line / unit)
+    near = median_filter(line, _NEIGHBOURS, mode="nearest")
+    kept = np.clip(line, near - _FAR * unit, near + _FAR * unit)
+    search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_SEGMENT).fit(kept[:, None] / unit)
     ends = [0, *map(int, search.predict(pen=PENALTY * np.log(len(line))))]
-    levels = [float(np.median(line[a:b])) for a, b in zip(ends, ends[1:], strict=False)]
+    levels = [float(np.median(line[a:b])) for a, b in pairwise(ends)]
     return tuple(
         Step(index=ends[i], before=levels[i - 1], after=levels[i])
         for i in range(1, len(levels))
