@@ -17,12 +17,14 @@ from pipeline.errors import HistoryError
 
 FloatArray = npt.NDArray[np.float64]
 
-PENALTY = 4.0
+PENALTY = 5.0
 """A step costs this times log(n) units of noise squared; ``docs/history.md`` says what it finds."""
 _NEIGHBOURS, _FAR = 5, 2.5
 """A value further than this many units from the median of five nights is brought that near."""
-LEAST_SEGMENT = 3
+LEAST_SEGMENT = 2
 """Nights that a level has to last to be one."""
+LEAST_NIGHTS = 6
+"""Shorter lines have no steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,10 @@ def find_steps(values: Sequence[float], *, least: float) -> tuple[Step, ...]:
     from scipy.ndimage import median_filter
 
     line = np.asarray(values, dtype=np.float64)
-    if len(line) < 2 * LEAST_SEGMENT:
+    if len(line) < LEAST_NIGHTS:
         return ()
     unit = max(noise(line), least / 4)
-    near = median_filter(line, _NEIGHBOURS, mode="nearest")
+    near = median_filter(line, _NEIGHBOURS, mode="reflect")
     kept = np.clip(line, near - _FAR * unit, near + _FAR * unit)
     search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_SEGMENT).fit(kept[:, None] / unit)
     ends = [0, *map(int, search.predict(pen=PENALTY * np.log(len(line))))]

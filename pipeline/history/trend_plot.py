@@ -39,7 +39,7 @@ def draw_trend(
 
     Steps are dashed uprights with the change written above, slower nights crosses.
     """
-    with drawing(200, left=62, right=14, top=24, bottom=28) as axes:
+    with drawing(200, left=62, right=22, top=24, bottom=28) as axes:
         for line, style, colour in zip(lines, STYLES, _COLOURS, strict=False):
             _draw_line(axes, line, style, colour, len(dates))
         values = [value for line in lines for _, value in line.points]
