@@ -49,7 +49,9 @@ def test_every_kind_of_figure_is_kept(tmp_path: Path) -> None:
     seen = make_entry(record(0, int8(), bundle=tmp_path))
     (ran, not_run) = seen.artifacts
     assert ran.figures["speedup"] == Figure(value=2.17, low=0.93 * 2.17, high=1.08 * 2.17)
-    assert ran.figures["text_speedup"] == Figure(value=0.96 * 2.17, low=0.9 * 2.17, high=1.02 * 2.17)
+    assert ran.figures["text_speedup"] == Figure(
+        value=0.96 * 2.17, low=0.9 * 2.17, high=1.02 * 2.17
+    )
     assert ran.figures["cosine_mean"] is not None
     assert ran.figures["cosine_mean"].value == 0.9995347
     assert ran.figures["latency_p50_ms"] == Figure(value=1.83)
