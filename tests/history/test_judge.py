@@ -209,9 +209,9 @@ def test_a_step_of_accuracy_is_told_once() -> None:
 def test_steps_are_found_where_they_are() -> None:
     random = np.random.default_rng(1)
     line = 3 * np.exp(random.normal(0, 0.03, 90))
-    assert find_steps(line, least=0.06) == ()
+    assert find_steps(line.tolist(), least=0.06) == ()
     line[50:] *= 0.9
-    (step,) = find_steps(line, least=0.06)
+    (step,) = find_steps(line.tolist(), least=0.06)
     assert abs(step.index - 50) <= 1
     assert step.after / step.before == pytest.approx(0.9, abs=0.02)
 
@@ -219,7 +219,7 @@ def test_steps_are_found_where_they_are() -> None:
 def test_one_wild_night_is_no_step() -> None:
     line = 3 + 0.03 * np.sin(np.arange(40.0))
     line[20] = 1.0
-    assert find_steps(line, least=0.06) == ()
+    assert find_steps(line.tolist(), least=0.06) == ()
 
 
 def test_levels_nearer_than_what_matters_are_one() -> None:
