@@ -205,14 +205,16 @@ class Validation:
     """The reference and every artifact's result.
 
     ``dataset_sha256`` is of the evaluation texts. ``gpu_clocks`` are the GPU's clocks and power
-    before and after timing, where there is a GPU.
+    before and after timing, where there is a GPU. Not ``executed``: validation was turned off, no
+    artifact ran, and nothing of the reference is known.
     """
 
-    reference_device: str
-    reference_threads: int
+    executed: bool = True
+    reference_device: str | None
+    reference_threads: int | None
     dataset: str
-    dataset_sha256: str
-    reference_latency: Latency
+    dataset_sha256: str | None
+    reference_latency: Latency | None
     reference_cold: Cold | None
     baselines: tuple[BaselineResult, ...]
     gpu_clocks: Sequence[Mapping[str, float]] = ()

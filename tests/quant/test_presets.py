@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pipeline.checks import check_quantize
 from pipeline.config import (
     CONF_DIR,
     NumericType,
@@ -16,7 +17,6 @@ from pipeline.config import (
     Rounding,
     register_schema,
 )
-from pipeline.stages.quantize import check_quantize
 
 
 def load(preset: str) -> PrecisionConfig:

@@ -1,0 +1,109 @@
+"""Settings that cannot work, refused before anything slow runs."""
+
+from pipeline.bench.intervals import LEAST_ROUNDS
+from pipeline.config import (
+    CacheConfig,
+    HighPrecision,
+    NumericType,
+    PipelineConfig,
+    PrecisionConfig,
+    ValidateConfig,
+)
+from pipeline.datasets import MIN_EVALUATION
+from pipeline.errors import ConfigError
+from pipeline.gates import check_gates
+
+
+def check(config: PipelineConfig) -> None:
+    """Refuse settings out of range, and those that contradict the model.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    check_validate(config.validate)
+    check_quantize(config.precision)
+    _check_half(config)
+    _check_cache(config.cache)
+
+
+def check_validate(config: ValidateConfig) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    for name, least in (
+        ("batch_size", 1),
+        ("max_sentences", MIN_EVALUATION),
+        ("timing_sentences", 1),
+        ("min_rounds", LEAST_ROUNDS),
+        ("latency_runs", 1),
+        ("worst_texts", 0),
+        ("budget_s", 0),
+        ("narrow", 0),
+    ):
+        if not getattr(config, name) >= least:
+            raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
+    if config.max_rounds < config.min_rounds:
+        raise ConfigError(
+            f"validate.max_rounds={config.max_rounds}: expected at least "
+            f"validate.min_rounds={config.min_rounds}"
+        )
+    for name, values in (("batch", config.grid.batch), ("sequence", config.grid.sequence)):
+        if any(value < 1 for value in values):
+            raise ConfigError(f"validate.grid.{name}={values}: expected numbers from 1")
+    check_gates(config.gates)
+
+
+def check_quantize(config: PrecisionConfig) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    alphas = config.smoothing_alphas
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ConfigError(f"precision.smoothing_alphas={alphas}: expected numbers from 0 to 1")
+    if not config.activation_scales:
+        raise ConfigError("precision.activation_scales=[]: expected max, percentile or mse")
+    if config.calibration_sentences < 1:
+        raise ConfigError(
+            f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
+        )
+    for name in ("reconstruction_steps", "spans_per_sentence"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
+    for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
+        if not 0 <= value <= 0.5:
+            raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
+    target = config.target.cosine_mean
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(
+            f"precision.target.cosine_mean={target}: expected more than 0 and less than 1"
+        )
+
+
+def _check_half(config: PipelineConfig) -> None:
+    """Refuse fp16 for a model whose config says that it does not fit.
+
+    Raises:
+        ConfigError: precision=fp16, or int8 with fp16 between its GEMMs.
+    """
+    kind, between = config.precision.type, config.precision.high_precision
+    if config.model.fp16 or kind is NumericType.fp32:
+        return
+    refused = f"model {config.model.name} does not fit fp16 (model.fp16=false): "
+    if kind is NumericType.fp16:
+        raise ConfigError(
+            f"{refused}set precision=fp32, or precision=int8 precision.high_precision=fp32; "
+            "model.fp16=true tries it, what overflows on the calibration text kept in fp32"
+        )
+    if between is HighPrecision.fp16:
+        raise ConfigError(f"{refused}set precision.high_precision=fp32")
+
+
+def _check_cache(config: CacheConfig) -> None:
+    for name in ("max_gib", "max_age_days"):
+        value = getattr(config, name)
+        if value is not None and not value >= 0:
+            raise ConfigError(f"cache.{name}={value}: expected 0 or more, or null for no limit")
