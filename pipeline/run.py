@@ -15,12 +15,13 @@ from pipeline.config import (
     PipelineConfig,
     PrecisionConfig,
 )
-from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report, SourceModel, Validation
+from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report, SourceModel
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.environment import describe_environment
 from pipeline.report.data import make_report
 from pipeline.report.next_step import next_step
 from pipeline.report.published import published_beside
+from pipeline.results import Validation
 from pipeline.stages.build import plan_build
 from pipeline.stages.publish import publish, reject
 from pipeline.steps import Steps

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from pipeline.contracts import ArtifactResult, Engine, Graphs, Validation
+from pipeline.contracts import Engine, Graphs
 from pipeline.datasets import Dataset
+from pipeline.results import ArtifactResult, Validation
 
 REASON = "validation was turned off (validate.enabled=false)"
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -67,27 +67,32 @@ def code_sha256(module: str) -> str:
     Found in the source, without importing anything: a change anywhere in what a stage runs gives
     another key, and a change elsewhere does not.
     """
-    sources: dict[str, bytes] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in sources:
-            continue
-        path = _source_of(name)
-        if path is None:
-            continue  # a name that was imported from a module, not a module
-        sources[name] = path.read_bytes()
-        waiting += _imports(ast.parse(sources[name]))
+    sources = {name: path.read_bytes() for name, path in imported(module).items()}
     return digest({name: hashlib.sha256(text).hexdigest() for name, text in sources.items()})
 
 
+def imported(module: str) -> dict[str, Path]:
+    """Return a module of ``pipeline`` and all of it that it imports, with their files, by name."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _source_of(name)
+        if name in found or path is None:  # None: a name that a module holds, not a module
+            continue
+        found[name] = path
+        waiting += _imports(ast.parse(path.read_bytes()))
+    return found
+
+
 def _source_of(module: str) -> Path | None:
-    package = util.find_spec(_ROOT)
-    assert package is not None
-    assert package.origin is not None
-    stem = Path(package.origin).parent.joinpath(*module.split(".")[1:])
-    found = (path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file())
-    return next(found, None)
+    stem = _package().joinpath(*module.split(".")[1:])
+    files = (path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file())
+    return next(files, None)
+
+
+def _package() -> Path:
+    return Path(__file__).parent.parent
 
 
 def _imports(tree: ast.AST) -> list[str]:

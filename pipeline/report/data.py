@@ -5,17 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import (
-    ArtifactResult,
-    Engine,
-    Graphs,
-    NotBuilt,
-    Report,
-    SourceModel,
-    Validation,
-)
+from pipeline.contracts import Engine, Graphs, NotBuilt, Report, SourceModel
 from pipeline.report.quality import agreement_entry, task_entry
 from pipeline.report.speed import baseline_data, cold_data, latency_data, throughput_data
+from pipeline.results import ArtifactResult, Validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

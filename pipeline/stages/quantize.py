@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.checks import check_quantize
 from pipeline.config import HighPrecision, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.equivalence import probe
@@ -20,6 +19,7 @@ from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
 from pipeline.quant.qdq import insert_qdq
 from pipeline.quant.quantized import quantize_group
 from pipeline.quant.refine import refine
+from pipeline.quant.settings import check_quantize
 from pipeline.quant.statistics import unpadded_batches
 
 

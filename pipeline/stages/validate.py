@@ -11,20 +11,14 @@ from pipeline.bench.speed import ArtifactSpeed
 from pipeline.bench.timing import Artifact, Timing, time_artifacts
 from pipeline.checks import check_validate
 from pipeline.config import Baseline, NumericType, ValidateConfig
-from pipeline.contracts import (
-    ArtifactResult,
-    Engine,
-    Graphs,
-    OnnxModel,
-    SourceModel,
-    Validation,
-)
+from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
 from pipeline.datasets import Dataset, spread
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
 from pipeline.gates import Against, Evidence, judge
 from pipeline.overflow import check_overflow
+from pipeline.results import ArtifactResult, Validation
 from pipeline.tokens import TokenBatch
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline.checks import check_quantize
 from pipeline.config import (
     CONF_DIR,
     NumericType,
@@ -17,6 +16,7 @@ from pipeline.config import (
     Rounding,
     register_schema,
 )
+from pipeline.quant.settings import check_quantize
 
 
 def load(preset: str) -> PrecisionConfig:
