@@ -159,8 +159,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def in_place(change: Callable[[Path], None], name: str) -> Callable[[Path], None]:
-    return lambda entry: change(entry / name)
+def in_place(change: Callable[[Path], object], name: str) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        change(entry / name)
+
+    return damage
 
 
 def edit_record(entry: Path) -> None:
