@@ -145,7 +145,10 @@ def test_without_validation_every_page_says_so(first: Path) -> None:
         assert "agreement" not in artifact
         assert "throughput" not in artifact
     assert report["next_step"].startswith("Do not deploy this: nothing was measured.")
-    assert "not validated" in (first / "report.html").read_text()
+    page = (first / "report.html").read_text()
+    assert '<header class="verdict unvalidated">' in page
+    assert "not validated" in page
+    assert "Not measured: no artifact ran." in page
     assert "not validated" in (first / "report.md").read_text()
     assert 'skipped="2"' in (first / "junit.xml").read_text()
 
