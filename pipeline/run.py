@@ -20,7 +20,7 @@ from pipeline.stages.build import build, plan_build
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
 from pipeline.stages.optimize import optimize
-from pipeline.stages.publish import publish, reject
+from pipeline.stages.publish import check_publish, publish, reject
 from pipeline.stages.quantize import check_quantize, quantize
 from pipeline.stages.resolve import resolve
 from pipeline.stages.validate import check_validate, validate
@@ -44,6 +44,7 @@ def run(config: PipelineConfig) -> Outcome:
     rejected = target.with_name(f"{target.name}.rejected")
     check_validate(config.validate)
     check_quantize(config.precision)
+    check_publish(config.publish)
     _check_half(config)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
@@ -105,6 +106,7 @@ def run(config: PipelineConfig) -> Outcome:
                 config=dataclasses.asdict(config),
                 work_dir=work,
                 target=target,
+                signing=config.publish.signing,
             )
         shutil.rmtree(rejected, ignore_errors=True)
         return Outcome(published=True, path=path, report=report)
