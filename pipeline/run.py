@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.report.data import StageTime, make_report
 from pipeline.report.next_step import next_step
 from pipeline.report.published import published_beside
+from pipeline.sharing.transfer import references
 from pipeline.stages.build import build, plan_build
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
@@ -45,6 +46,7 @@ def run(config: PipelineConfig) -> Outcome:
     check_validate(config.validate)
     check_quantize(config.precision)
     check_publish(config.publish)
+    references(config.publish)
     _check_half(config)
     with staging(artifacts) as work:
         dataset = load_dataset(config.dataset)
