@@ -70,15 +70,22 @@ class HubSource:
 
 @contextlib.contextmanager
 def _translated(reference: HubReference) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from requests.exceptions import ConnectionError as Unreachable
+    from requests.exceptions import Timeout
 
     try:
         yield
+    except (Unreachable, Timeout) as error:
+        raise ShareError(
+            f"{reference}: cannot be reached ({type(error).__name__}); check the network, and that "
+            "HF_HUB_OFFLINE is not set"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ShareError(
             f"{reference}: {_words(error)}; check the name, and log in with hf auth login"
         ) from error
-    except (HFValidationError, OSError, ValueError) as error:  # requests' errors are OSErrors
+    except (OSError, ValueError) as error:  # a name that is none is a ValueError
         raise ShareError(f"{reference}: {_words(error)}") from error
 
 

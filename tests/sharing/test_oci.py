@@ -27,7 +27,9 @@ pytest.importorskip("oras")
 CONFIG = """
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {root}}}, maintenance: {{uploadpurging: {{enabled: false}}}}}}
+storage:
+  filesystem: {{rootdirectory: {root}}}
+  maintenance: {{uploadpurging: {{enabled: false}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 
