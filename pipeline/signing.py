@@ -98,4 +98,4 @@ def _module(name: str) -> Any:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.split("\n")[0][:300]
+    return text.split("\n")[0][:1000]
