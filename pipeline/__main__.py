@@ -145,7 +145,8 @@ def _check_names(config: PipelineConfig) -> None:
         ConfigError: a name with anything but letters, digits, dot, dash and underscore.
     """
     for key, name in (("model", config.model.name), ("precision", config.precision.name)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".rejected"):
+        taken = name.endswith((".rejected", ".unvalidated"))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or taken:
             raise ConfigError(
                 f"{key}.name={name!r}: expected letters, digits, '.', '-' and '_': "
                 "it names a directory"

@@ -152,8 +152,9 @@ def _data_sets(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> Iterat
     if calibration:
         words = f"{calibration['sentences']} sentences that int8 was calibrated on"
         yield _data_set("calibration text", calibration["sha256"], words)
-    words = "what the vectors were compared on; calibration did not see it"
-    yield _data_set(f"evaluation text: {report['dataset']}", report["dataset_sha256"], words)
+    if report.get("dataset_sha256") is not None:
+        words = "what the vectors were compared on; calibration did not see it"
+        yield _data_set(f"evaluation text: {report['dataset']}", report["dataset_sha256"], words)
 
 
 def _data_set(name: str, sha256: str, description: str) -> Data:

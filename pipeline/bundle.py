@@ -12,6 +12,10 @@ from pipeline.regular import open_regular
 Identity = tuple[int, ...]
 
 
+class ChangedError(BundleError):
+    """A file was touched between its check and its use."""
+
+
 class Checker:
     """Gives out a bundle's files once their size and sha256 are the manifest's."""
 
@@ -68,7 +72,7 @@ class Checker:
         """Make sure that what was given out is what was opened since.
 
         Raises:
-            BundleError: a file was written, replaced or moved in between.
+            ChangedError: a file was written, replaced, moved or linked in between.
         """
         for name, identity in self._opened.items():
             try:
@@ -77,7 +81,7 @@ class Checker:
             except OSError:
                 same = False
             if not same:
-                raise BundleError(
+                raise ChangedError(
                     f"{self._root / name}: changed while it was opened; find out who writes "
                     "there, then load the bundle again"
                 )

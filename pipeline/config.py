@@ -204,8 +204,9 @@ class GridConfig:
 
 @dataclass
 class ValidateConfig:
-    """What is measured, for how long, and what has to hold."""
+    """What is measured, for how long, and what has to hold; not ``enabled``: nothing is."""
 
+    enabled: bool = True
     device: Device = Device.auto
     max_sentences: int = 1000
     batch_size: int = 32
@@ -255,6 +256,17 @@ class PublishConfig:
 
 
 @dataclass
+class CacheConfig:
+    """The store of stage outputs; null: no limit, and ``<artifacts_dir>/.cache``."""
+
+    enabled: bool = True
+    directory: str | None = None
+    refresh: bool = False
+    max_gib: float | None = 50.0
+    max_age_days: float | None = 30.0
+
+
+@dataclass
 class PipelineConfig:
     """One run: one model at one precision, published as one bundle."""
 
@@ -264,6 +276,7 @@ class PipelineConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     exporter: Exporter = Exporter.torch
     optimize: bool = True
     artifacts_dir: str = "artifacts"

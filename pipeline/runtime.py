@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bundle import Checker
+from pipeline.bundle import ChangedError, Checker
 from pipeline.config import NumericType
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError, MeasureError
@@ -117,18 +117,21 @@ def load(
             for cannot run here.
     """
     root = Path(directory)
+    failure = BundleError(f"{root} is published again and again while it is loaded; try later")
     for _ in range(_ATTEMPTS):
         before = manifest_bytes(root)
         try:
             encoder = _load(root, before, engine, manifest_sha256)
+        except ChangedError as error:
+            failure = error
         except BundleError:
             if manifest_bytes(root) == before:
                 raise
         else:
             if manifest_bytes(root) == before:
                 return encoder
-        log.info("%s was published again while it was loaded: loading it anew", root)
-    raise BundleError(f"{root} is published again and again while it is loaded; try later")
+        log.info("%s was written while it was loaded: loading it anew", root)
+    raise failure
 
 
 def _load(root: Path, content: bytes, engine: str, sha256: str | None) -> TextEncoder:

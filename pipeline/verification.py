@@ -15,15 +15,22 @@ from pipeline.lineage import lineage_problems
 from pipeline.manifest import MANIFEST, SIGNATURE, manifest_bytes, parse_manifest
 from pipeline.signing import signature_problem
 
+_PUBLISHED = ("passed", "unvalidated")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found; ``signature`` says what is known of it in a few words."""
+    """What was found.
+
+    ``signature`` says what is known of it in a few words. ``status`` is the report's: ``passed``,
+    or ``unvalidated`` where nothing was measured; None where there is no report to read.
+    """
 
     root: Path
     manifest: Mapping[str, Any]
     manifest_sha256: str
     signature: str
+    status: str | None
     problems: tuple[str, ...]
 
     @property
@@ -46,11 +53,12 @@ def verify_bundle(
     """
     content = manifest_bytes(root)
     manifest = parse_manifest(root, content, sha256=manifest_sha256)
+    status, differences = _report(root, manifest)
     problems = [
         *_changed_files(root, manifest),
         *_unlisted(root, manifest),
         *(f"{root / MANIFEST}: {problem}" for problem in lineage_problems(manifest)),
-        *_report(root, manifest),
+        *differences,
     ]
     signed = (root / SIGNATURE).exists()
     signature = "there, not checked: give --public-key" if signed else "none"
@@ -63,6 +71,7 @@ def verify_bundle(
         manifest=manifest,
         manifest_sha256=hashlib.sha256(content).hexdigest(),
         signature=signature,
+        status=status,
         problems=tuple(problems),
     )
 
@@ -109,28 +118,26 @@ def _unlisted(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{path}: not in the manifest; remove it, or publish the bundle again"
 
 
-def _report(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """Compare ``report.json`` with the manifest; a report of another bundle shows here."""
+def _report(root: Path, manifest: dict[str, Any]) -> tuple[str | None, list[str]]:
+    """Return the report's status, and where ``report.json`` differs from the manifest."""
     path = root / "report.json"
     try:
         report = json.loads(Checker(root, manifest).read("report.json"))
+        status = str(report["status"])
         differences = list(_differences(report, manifest))
-    except BundleError:
-        if "report.json" not in manifest["files"]:
-            yield f"{path}: not in the manifest; publish the bundle again"
-        return  # named among the changed files
+    except BundleError as error:
+        unlisted = "report.json" not in manifest["files"]  # else named among the changed files
+        return None, [str(error)] if unlisted else []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"{path}: not a report: {type(error).__name__}: {error}; publish the bundle again"
-        return
-    for difference in differences:
-        yield f"{path}: {difference}; publish the bundle again"
+        reason = f"{type(error).__name__}: {error}"
+        return None, [f"{path}: not a report: {reason}; publish the bundle again"]
+    return status, [f"{path}: {each}; publish the bundle again" for each in differences]
 
 
 def _differences(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
     said = {
         "model": (report["model"], manifest["model"]["name"]),
         "precision": (report["precision"], manifest["precision"]),
-        "status": (report["status"], "passed"),
         "source.weights_sha256": (
             report["source"]["weights_sha256"],
             manifest["model"]["weights_sha256"],
@@ -139,6 +146,8 @@ def _differences(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iter
     for key, (seen, expected) in said.items():
         if seen != expected:
             yield f"{key} is {seen!r}, by the manifest {expected!r}"
+    if report["status"] not in _PUBLISHED:
+        yield f"status is {report['status']!r}, expected {' or '.join(_PUBLISHED)}"
     engines = {engine["file"]: engine for engine in manifest["engines"]}
     for artifact in report["artifacts"]:
         name = artifact["file"]

@@ -81,6 +81,7 @@ def render(found: Verification, engines: dict[str, str | None]) -> str:
         f"  manifest    sha256 {found.manifest_sha256}",
         f"  files       {len(manifest['files'])}, {found.bytes / 2**20:.1f} MiB",
         f"  signature   {found.signature}",
+        f"  validation  {found.status}",
         "  lineage",
     ]
     files = manifest["files"]
@@ -106,6 +107,7 @@ def _data(found: Verification, engines: dict[str, str | None]) -> dict[str, Any]
         "files": len(found.manifest["files"]),
         "bytes": found.bytes,
         "signature": found.signature,
+        "status": found.status,
         "lineage": list(found.manifest["lineage"]),
         "engines": [
             {"file": name, "runs_here": reason is None, "reason": reason}

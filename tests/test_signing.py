@@ -11,12 +11,10 @@ from bundles import flip, list_again, publish_tiny
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipeline.config import PublishConfig, SigningConfig
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import BundleError, PublishError
 from pipeline.runtime import load
-from pipeline.signing import sign_bundle, signature_problem
-from pipeline.stages.publish import check_publish
+from pipeline.signing import check_key, sign_bundle, signature_problem
 from pipeline.verify import main
 
 pytest.importorskip("model_signing")
@@ -154,12 +152,11 @@ def test_a_key_with_a_password(
     monkeypatch.delenv("SIGNING_KEY_PASSWORD", raising=False)
     if password is not None:
         monkeypatch.setenv("SIGNING_KEY_PASSWORD", password)
-    config = PublishConfig(signing=SigningConfig(key=str(locked)))
     if password == "right":
-        check_publish(config)
+        check_key(locked)
         return
     with pytest.raises(PublishError, match=r"publish\.signing\.key=.*SIGNING_KEY_PASSWORD"):
-        check_publish(config)
+        check_key(locked)
 
 
 def test_keys_that_are_none(signed: Path, tmp_path: Path) -> None:
@@ -168,7 +165,7 @@ def test_keys_that_are_none(signed: Path, tmp_path: Path) -> None:
     text.write_text("no key")
     for path in (rsa_key, text, tmp_path / "missing.pem", tmp_path):
         with pytest.raises(PublishError, match=r"publish\.signing\.key=.*not a private key"):
-            check_publish(PublishConfig(signing=SigningConfig(key=str(path))))
+            check_key(path)
         with pytest.raises(BundleError, match="not a public key"):
             signature_problem(signed, path.with_suffix(".pub") if path != tmp_path else path)
 
@@ -178,7 +175,7 @@ def test_without_the_library(
 ) -> None:
     monkeypatch.setattr("pipeline.signing._module", lambda _name: None)
     with pytest.raises(PublishError, match=r"model-signing is not installed \(extra: signing\)"):
-        check_publish(PublishConfig(signing=SigningConfig(key=str(key))))
+        check_key(key)
     assert main([str(signed), "--public-key", str(key.with_suffix(".pub"))]) == 1
     assert "model-signing is not installed" in capsys.readouterr().err
 

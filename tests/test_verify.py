@@ -11,8 +11,10 @@ import pytest
 from bundles import PLAN, flip, list_again, manifest_of, write_manifest
 
 from pipeline.contracts import sha256_file
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ShareError
 from pipeline.runtime import load
+from pipeline.sharing.reference import HubReference
+from pipeline.sharing.transfer import push
 from pipeline.verify import main
 
 Tamper = Callable[[Path], None]
@@ -43,6 +45,16 @@ def test_verified(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in steps[:2]] == ["weights", "fp32"]
     assert f"      {PLAN}" in printed.out
     assert f"  {PLAN}: not here: " in printed.out
+    assert "  validation  passed\n" in printed.out
+
+
+def test_not_validated(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files are those that were published, so it verifies; but it says so, and stays here."""
+    edit_report(bundle, status="unvalidated")
+    assert main([str(bundle)]) == 0
+    assert "  validation  unvalidated\n" in capsys.readouterr().out
+    with pytest.raises(ShareError, match="unvalidated: publish it with validate=default"):
+        push(bundle, HubReference(repo_id="me/tiny"))
 
 
 def test_as_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +221,7 @@ def test_the_plan_is_deserialized_from_the_bytes_that_were_hashed(
         seen.append(plan)
 
     monkeypatch.setattr("pipeline.engines.tensorrt.TensorRTEncoder", open_plan)
-    with pytest.raises(BundleError, match="changed while it was opened"):
+    with pytest.raises(BundleError, match=r"\.plan: sha256"):  # found when it is loaded anew
         load(bundle, "tensorrt_rtx")
     assert seen == [content]
 

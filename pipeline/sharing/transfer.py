@@ -35,9 +35,11 @@ def push(bundle: Path, reference: Reference, *, private: bool = True) -> Referen
 
     Raises:
         BundleError: the bundle does not verify.
-        ShareError: it cannot be pushed.
+        ShareError: nothing in it was measured, or it cannot be pushed.
     """
     found = require_verified(bundle)
+    if found.status != "passed":
+        raise ShareError(f"{bundle}: {found.status}: publish it with validate=default first")
     log.info("push %s to %s …", bundle, reference)
     if isinstance(reference, HubReference):
         return push_to_hub(bundle, reference, private=private)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bom import BOM, make_bom
-from pipeline.config import PublishConfig, SigningConfig
+from pipeline.config import SigningConfig
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
 from pipeline.errors import PublishError
 from pipeline.graph import model_sha256
@@ -22,20 +22,10 @@ from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
-from pipeline.signing import check_key, sign_bundle
+from pipeline.signing import sign_bundle
 from pipeline.store import publish_directory
 
 log = logging.getLogger(__name__)
-
-
-def check_publish(config: PublishConfig) -> None:
-    """Refuse settings that cannot work before anything slow runs.
-
-    Raises:
-        PublishError: a private key that cannot sign.
-    """
-    if config.signing.key is not None:
-        check_key(Path(config.signing.key))
 
 
 def publish(

@@ -14,21 +14,20 @@ from pipeline.locate import UNSAFE, Place, locate
 log = logging.getLogger(__name__)
 
 
-def resolve(config: ModelConfig, out_dir: Path) -> SourceModel:
+def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> SourceModel:
     """Return the model that the config names, its weights checked and its assets written.
 
     Tried in order: ``directory``, installed ``package``, ``hub_id`` at ``revision`` (not set: the
-    newest commit, which is logged and goes into the manifest).
+    newest commit, which is logged and goes into the manifest). ``place`` is what ``locate``
+    returned, where it was asked already.
 
     Raises:
         ResolveError: not found, weights with another sha256, no safetensors, not a Sentence
             Transformer, or a setting that does not fit the model.
         ExportError: a module that no graph can express.
     """
-    place = locate(config)
+    place = locate(config) if place is None else place
     path = place.path
-    for line in place.candidates:
-        log.info("model %s: %s", config.name, line)
     refuse_module_files(path, place.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
     sha256 = combined_sha256(weights)

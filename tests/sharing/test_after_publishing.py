@@ -11,7 +11,7 @@ from fake_hub import serve
 from pipeline.__main__ import _run_pipeline
 from pipeline.config import HubConfig, OciConfig, PipelineConfig, PublishConfig, SigningConfig
 from pipeline.contracts import Outcome, Report
-from pipeline.errors import PublishError, ShareError
+from pipeline.errors import ConfigError, PublishError, ShareError
 from pipeline.run import run
 from pipeline.verification import require_verified
 
@@ -42,6 +42,13 @@ def test_wrong_settings_stop_the_run_at_its_start(
     with pytest.raises(error, match=named):
         run(configured(tmp_path, **publish))
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_what_is_not_validated_is_not_to_be_pushed(tmp_path: Path) -> None:
+    config = configured(tmp_path, hub=HubConfig(repo_id="me/tiny"))
+    config.validate.enabled = False
+    with pytest.raises(ConfigError, match=r"publish\.hub.*validate=default"):
+        run(config)
 
 
 @pytest.fixture
