@@ -1,5 +1,7 @@
 """Settings that cannot work, refused before anything slow runs."""
 
+from pathlib import Path
+
 from pipeline.bench.intervals import LEAST_ROUNDS
 from pipeline.config import (
     CacheConfig,
@@ -12,6 +14,8 @@ from pipeline.datasets import MIN_EVALUATION
 from pipeline.errors import ConfigError
 from pipeline.gates import check_gates
 from pipeline.quant.settings import check_quantize
+from pipeline.sharing.transfer import references
+from pipeline.signing import check_key
 
 
 def check(config: PipelineConfig) -> None:
@@ -24,6 +28,7 @@ def check(config: PipelineConfig) -> None:
     check_quantize(config.precision)
     _check_half(config)
     _check_cache(config.cache)
+    _check_publish(config)
 
 
 def check_validate(config: ValidateConfig) -> None:
@@ -79,3 +84,21 @@ def _check_cache(config: CacheConfig) -> None:
         value = getattr(config, name)
         if value is not None and not value >= 0:
             raise ConfigError(f"cache.{name}={value}: expected 0 or more, or null for no limit")
+
+
+def _check_publish(config: PipelineConfig) -> None:
+    """Refuse what could not be done with a bundle once it is there.
+
+    Raises:
+        ConfigError: a bundle that is to be pushed, but not validated.
+        PublishError: a private key that cannot sign.
+        ShareError: a name that is none, or a package that is missing.
+    """
+    publish = config.publish
+    if references(publish) and not config.validate.enabled:
+        raise ConfigError(
+            "publish.hub and publish.oci push validated bundles only: leave them out, or set "
+            "validate=default"
+        )
+    if publish.signing.key is not None:
+        check_key(Path(publish.signing.key))

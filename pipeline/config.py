@@ -224,6 +224,38 @@ class ValidateConfig:
 
 
 @dataclass
+class SigningConfig:
+    """Signing of a bundle with a private key, a PEM file; null: not signed."""
+
+    key: str | None = None
+
+
+@dataclass
+class HubConfig:
+    """Where on the Hugging Face hub a bundle goes; ``repo_id`` null: nowhere."""
+
+    repo_id: str | None = None
+    revision: str = "main"
+    private: bool = True
+
+
+@dataclass
+class OciConfig:
+    """Where in an OCI registry a bundle goes, ``registry/repository:tag``; null: nowhere."""
+
+    reference: str | None = None
+
+
+@dataclass
+class PublishConfig:
+    """What happens to a bundle that passed its gates, beside being published here."""
+
+    signing: SigningConfig = field(default_factory=SigningConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+    oci: OciConfig = field(default_factory=OciConfig)
+
+
+@dataclass
 class CacheConfig:
     """The store of stage outputs; null: no limit, and ``<artifacts_dir>/.cache``."""
 
@@ -243,6 +275,7 @@ class PipelineConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     exporter: Exporter = Exporter.torch
     optimize: bool = True

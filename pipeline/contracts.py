@@ -22,6 +22,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def combined_sha256(digests: Mapping[str, str]) -> str:
+    """Return the one file's sha256, or that of the ``sha256sum`` lines of several."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """A graph input or output; a dynamic dimension is its name, a static one its size."""

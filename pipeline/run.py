@@ -84,6 +84,7 @@ def run(config: PipelineConfig) -> Outcome:
                 config=dataclasses.asdict(config),
                 work_dir=work,
                 target=_target(config, "" if config.validate.enabled else ".unvalidated"),
+                signing=config.publish.signing,
             )
         if config.validate.enabled:
             shutil.rmtree(_target(config, ".rejected"), ignore_errors=True)

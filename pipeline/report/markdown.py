@@ -12,17 +12,17 @@ _SHOWN = COLUMNS[2:]
 def render_markdown(data: Mapping[str, Any]) -> str:
     """Return the verdict, one table, the failed gates and what to do first."""
     status = status_words(data["status"])
-    lines = [f"## {_text(data['model'])} {_text(data['precision'])}: {status}", ""]
-    lines += [_text(data.get("next_step") or next_step(data)), ""]
-    lines += [f"- **gate failed** {_text(gate)}" for gate in data["failed_gates"]]
+    lines = [f"## {escape(data['model'])} {escape(data['precision'])}: {status}", ""]
+    lines += [escape(data.get("next_step") or next_step(data)), ""]
+    lines += [f"- **gate failed** {escape(gate)}" for gate in data["failed_gates"]]
     lines += [""] if data["failed_gates"] else []
     lines += [_row(_SHOWN), _row(["---"] * len(_SHOWN))]
     lines += [_row([row[column] for column in _SHOWN]) for row in rows(data)]
-    lines += ["", *(f"Not built: {_text(_why(item))}." for item in data["not_built"])]
+    lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
     device = data["reference"]["device"]
     if device is not None:
         lines.append(
-            f"Against PyTorch fp32 on {_text(device)}, text of {_text(data['dataset'])} "
+            f"Against PyTorch fp32 on {escape(device)}, text of {escape(data['dataset'])} "
             "that calibration did not see. Everything else: report.html."
         )
     return "\n".join(lines) + "\n"
@@ -33,10 +33,10 @@ def _why(item: Mapping[str, str]) -> str:
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
+    return f"| {' | '.join(map(escape, cells))} |"
 
 
-def _text(words: str) -> str:
+def escape(words: str) -> str:
     """Escape what Markdown and HTML would read as markup, in a single line."""
     for mark in "\\`*[]<>|":
         words = words.replace(mark, f"\\{mark}")

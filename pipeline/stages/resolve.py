@@ -1,6 +1,5 @@
 """resolve: find the Sentence Transformer, check its weights, read what it says of itself."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from pipeline.assets import write_assets
 from pipeline.chain import refuse_chain, refuse_module_files
 from pipeline.config import ModelConfig
-from pipeline.contracts import SourceModel, sha256_file
+from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
 from pipeline.locate import UNSAFE, Place, locate
 
@@ -31,7 +30,7 @@ def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> S
     path = place.path
     refuse_module_files(path, place.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
-    sha256 = _combined_sha256(weights)
+    sha256 = combined_sha256(weights)
     if config.weights_sha256 is not None and sha256 != config.weights_sha256:
         raise ResolveError(
             f"{path}: weights have sha256 {sha256}, expected {config.weights_sha256}: the files "
@@ -58,14 +57,6 @@ def _hash_weights(path: Path) -> dict[str, str]:
             "SentenceTransformer.save(..., safe_serialization=True)"
         )
     return {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
-
-
-def _combined_sha256(weights: dict[str, str]) -> str:
-    """Return the one file's sha256, or that of the ``sha256sum`` lines of several."""
-    if len(weights) == 1:
-        return next(iter(weights.values()))
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(weights.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _describe(
