@@ -147,7 +147,7 @@ def _read_csv(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
         for row in reader:
             yield _pick(row, f"{source.path}: line {reader.line_num}", source)
     except csv.Error as error:
-        line = reader.line_num
+        line = reader.reader.line_num  # the DictReader's own stands at the line before
         raise EncodeError(f"{source.path}: line {line}: not readable as csv: {error}") from error
 
 

@@ -29,6 +29,10 @@ class VectorWriter(Protocol):
         """Write what comes last; without a row, ``empty`` ``[0, dim]`` and ``keep`` say of what."""
         ...
 
+    def discard(self) -> None:
+        """Let go of the stream, whatever state it is in."""
+        ...
+
 
 @contextlib.contextmanager
 def write_vectors(path: Path, *, overwrite: bool) -> Iterator[VectorWriter]:
@@ -49,7 +53,11 @@ def write_vectors(path: Path, *, overwrite: bool) -> Iterator[VectorWriter]:
     try:
         with partial.open("wb") as stream:
             writer = NpyWriter(stream) if path.suffix == ".npy" else ParquetWriter(stream)
-            yield writer
+            try:
+                yield writer
+            except BaseException:
+                writer.discard()
+                raise
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -82,6 +90,9 @@ class NpyWriter:
         """Write the header again, with the rows there are."""
         self._stream.seek(0)
         self._write_header(empty)
+
+    def discard(self) -> None:
+        """Nothing is held."""
 
     def _write_header(self, like: npt.NDArray[Any]) -> None:
         header = {
@@ -128,6 +139,13 @@ class ParquetWriter:
         if self._writer is None:
             self.write(empty, {name: [] for name in keep})
         self._writer.close()
+
+    def discard(self) -> None:
+        """Close pyarrow's writer, or it would write to the stream when it is collected."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._writer.close()
+            self._writer.is_open = False
 
     def _column(self, name: str, values: Any, wanted: Any) -> Any:
         arrow = self._arrow
