@@ -19,6 +19,7 @@ from pipeline.bench.intervals import compare
 from pipeline.history.rerun import MIN_ROUNDS, REPETITIONS
 from pipeline.history.series import Series
 from pipeline.history.slower import Beside, conclude, has_improved, suspect
+from pipeline.history.steps import find_steps
 
 FloatArray = npt.NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], FloatArray]
@@ -130,6 +131,9 @@ def main() -> None:
             _print_false_alarms(seeds, noise, confirm=confirm)
     print("\nmachine step of 8 % at night 30, no bundle slower")
     _print_machine(seeds)
+    print("\nsteps in single lines, with no judging")
+    for noise in (normal, heavy):
+        _print_steps(seeds, noise)
     print("\nslow drift over 180 nights")
     for loss in (0.0005, 0.001, 0.002, 0.005):
         _print_drift(seeds, loss)
@@ -171,6 +175,24 @@ def _print_machine(seeds: Sequence[int]) -> None:
         reruns = np.mean([s.reruns for s in seen])
         words = "with" if confirm else "without"
         print(f"  {words} the rerun: {failed:.1%} fail a night, {reruns:.1f} suspicions")
+
+
+def _print_steps(seeds: Sequence[int], noise: Noise) -> None:
+    """Count lines with a step where there is none, and steps found within five nights of theirs."""
+    for nights in (30, 90):
+        lines = [noise(np.random.default_rng(seed), nights) for seed in seeds]
+        wrong = sum(bool(find_steps(np.exp(line).tolist(), least=0.01)) for line in lines)
+        print(f"  {noise.__name__}, {nights} nights without: {wrong / len(seeds):.1%} have one")
+        for loss in (0.03, 0.05, 0.10):
+            drop = np.where(np.arange(nights) < nights // 2, 0, np.log1p(-loss))
+            found = sum(
+                any(
+                    abs(step.index - nights // 2) <= 5
+                    for step in find_steps(np.exp(line + drop).tolist(), least=0.01)
+                )
+                for line in lines
+            )
+            print(f"    {loss:.0%} in the middle: found in {found / len(seeds):.1%}")
 
 
 def _print_drift(seeds: Sequence[int], loss: float) -> None:

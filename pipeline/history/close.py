@@ -8,10 +8,11 @@ from pathlib import Path
 from pipeline.errors import HistoryError
 from pipeline.history.anchors import Anchor, find_anchor, keep_anchor
 from pipeline.history.database import open_database, read_entries, write_entries
+from pipeline.history.extract import make_entry, manifest_sha256
 from pipeline.history.journal import keep_night
 from pipeline.history.judge import Judgement, judge
 from pipeline.history.pages import keep_page
-from pipeline.history.records import CellRecord, Entry, Finding, make_entry, manifest_sha256, utc
+from pipeline.history.records import CellRecord, Entry, Finding, utc
 from pipeline.history.render import render
 from pipeline.history.rerun import RerunJob, time_beside
 from pipeline.history.slower import ANCHOR, PREVIOUS, Beside

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.next_step import next_step
+from pipeline.report.next_step import next_step, status_words
 from pipeline.report.table import COLUMNS, rows
 
 _SHOWN = COLUMNS[2:]
@@ -11,19 +11,20 @@ _SHOWN = COLUMNS[2:]
 
 def render_markdown(data: Mapping[str, Any]) -> str:
     """Return the verdict, one table, the failed gates and what to do first."""
-    published = "passed" if data["status"] == "passed" else "failed, not published"
-    lines = [f"## {escape(data['model'])} {escape(data['precision'])}: {published}", ""]
+    status = status_words(data["status"])
+    lines = [f"## {escape(data['model'])} {escape(data['precision'])}: {status}", ""]
     lines += [escape(data.get("next_step") or next_step(data)), ""]
     lines += [f"- **gate failed** {escape(gate)}" for gate in data["failed_gates"]]
     lines += [""] if data["failed_gates"] else []
     lines += [table_row(_SHOWN), table_row(["---"] * len(_SHOWN))]
     lines += [table_row([row[column] for column in _SHOWN]) for row in rows(data)]
     lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
-    reference = data["reference"]
-    lines.append(
-        f"Against PyTorch fp32 on {escape(reference['device'])}, text of {escape(data['dataset'])} "
-        "that calibration did not see. Everything else: report.html."
-    )
+    device = data["reference"]["device"]
+    if device is not None:
+        lines.append(
+            f"Against PyTorch fp32 on {escape(device)}, text of {escape(data['dataset'])} "
+            "that calibration did not see. Everything else: report.html."
+        )
     return "\n".join(lines) + "\n"
 
 

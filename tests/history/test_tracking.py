@@ -8,7 +8,7 @@ import pytest
 from some_nights import record, report
 
 from pipeline.errors import HistoryError
-from pipeline.history.records import make_entry
+from pipeline.history.extract import make_entry
 from pipeline.history.tracking import export_runs
 
 

@@ -14,8 +14,9 @@ from some_nights import night, record, report
 from pipeline.errors import HistoryError
 from pipeline.history import database as database_module
 from pipeline.history.database import open_database, read_entries, write_entries
+from pipeline.history.extract import make_entry, manifest_sha256
 from pipeline.history.journal import from_line, keep_night, read_lines, to_line, write_lines
-from pipeline.history.records import Entry, Figure, Finding, make_entry, manifest_sha256, utc
+from pipeline.history.records import Entry, Figure, Finding, utc
 
 FINDING = Finding(
     cell="minilm-int8-cpu",

@@ -8,8 +8,9 @@ import pytest
 from some_nights import night, record, report, steady
 
 from pipeline.bench.intervals import Speedup
+from pipeline.history.extract import make_entry
 from pipeline.history.judge import judge
-from pipeline.history.records import Entry, Finding, make_entry
+from pipeline.history.records import Entry, Finding
 from pipeline.history.series import baseline
 from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
 from pipeline.history.steps import find_steps, noise

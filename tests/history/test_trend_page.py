@@ -10,7 +10,8 @@ import pytest
 from some_nights import night, record, report, steady
 
 from pipeline.errors import HistoryError
-from pipeline.history.records import Entry, Finding, make_entry
+from pipeline.history.extract import make_entry
+from pipeline.history.records import Entry, Finding
 from pipeline.history.render import render
 from pipeline.history.summary import render_junit, render_markdown
 from pipeline.history.trend import make_trend
