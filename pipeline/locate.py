@@ -34,6 +34,13 @@ def locate(config: ModelConfig) -> Place:
     Raises:
         ResolveError: nothing that the config names is there.
     """
+    place = _locate(config)
+    for line in place.candidates:
+        log.info("model %s: %s", config.name, line)
+    return place
+
+
+def _locate(config: ModelConfig) -> Place:
     tried: list[str] = []
     if config.directory is not None:
         path = Path(config.directory)

@@ -152,6 +152,17 @@ def tiny_fp32(
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny model as a bundle with a plan that is none; copy it to change it."""
+    from bundles import publish_tiny
+
+    root = tmp_path_factory.mktemp("bundle")
+    return publish_tiny(tiny_source, tiny_fp32, root / "work", root / "tiny" / "fp32")
+
+
+@pytest.fixture(scope="session")
 def tiny_optimum_fp32(
     tiny_source: SourceModel,
     tmp_path_factory: pytest.TempPathFactory,
