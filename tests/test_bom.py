@@ -57,8 +57,9 @@ def test_what_it_says(bom: Data, manifest: Data, tiny_source: SourceModel) -> No
     assert model["type"] == "machine-learning-model"
     assert model["name"] == "tiny-int8"
     parts = by_name(bom)
-    weights = parts[tiny_source.location]
+    weights = parts["tiny"]
     assert weights["hashes"] == [{"alg": "SHA-256", "content": tiny_source.sha256}]
+    assert str(tiny_source.path) not in json.dumps(bom)
     assert parts[PLAN]["hashes"][0]["content"] == manifest["files"][PLAN]["sha256"]
     assert parts["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     calibration = int8()["quantization"]["calibration"]

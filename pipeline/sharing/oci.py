@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -145,7 +146,7 @@ class OciSource:
                 raise ValueError(f"{name} of {layer['size']} bytes")
             twin = self._fetched.setdefault(layer["digest"], target)
             if twin is not target:
-                os.link(twin, target)
+                _link(twin, target)
                 return
             log.info("%s: %.1f MiB", name, layer["size"] / 2**20)
             blob = self._registry.get_blob(self._container, layer["digest"], stream=True)
@@ -154,6 +155,13 @@ class OciSource:
                     out.write(chunk)
                     if out.tell() > layer["size"]:
                         raise ValueError(f"{name} is larger than {layer['size']} bytes")
+
+
+def _link(twin: Path, target: Path) -> None:
+    try:
+        os.link(twin, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(twin, target)
 
 
 def _layers(manifest: Any) -> dict[str, dict[str, Any]]:

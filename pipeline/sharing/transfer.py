@@ -64,12 +64,12 @@ def pull(
     Raises:
         ShareError: it cannot be pulled, does not verify, or something else is at ``target``.
     """
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise ShareError(f"{target}: there, and no bundle: name a directory that does not exist")
+    place = target.resolve()  # a link to a bundle goes on leading to it
+    _check_free(place)
     source = HubSource(reference) if isinstance(reference, HubReference) else OciSource(reference)
     log.info("pull %s to %s …", source.reference, target)
     try:
-        with staging(target.parent) as work:
+        with staging(place.parent) as work:
             bundle = work / "bundle"
             bundle.mkdir()
             try:
@@ -77,7 +77,7 @@ def pull(
                 require_verified(bundle, manifest_sha256=manifest_sha256, public_key=public_key)
             except BundleError as error:
                 raise ShareError(str(error).replace(str(bundle), str(reference))) from error
-            publish_directory(bundle, target)
+            publish_directory(bundle, place)
     except (PublishError, OSError) as error:
         cause = error.__cause__ or error
         reason = cause.strerror if isinstance(cause, OSError) else cause
@@ -85,6 +85,18 @@ def pull(
             f"cannot write {target}: {reason}; name a directory that you may write, with room"
         ) from error
     return source.reference
+
+
+def _check_free(place: Path) -> None:
+    """Make sure that what is about to be replaced is a bundle, not somebody's work."""
+    if not place.exists():
+        return
+    try:
+        parse_manifest(place, manifest_bytes(place))
+    except BundleError as error:
+        raise ShareError(
+            f"{place}: there, and no bundle: remove it, or name a directory that does not exist"
+        ) from error
 
 
 def _fetch(source: HubSource | OciSource, bundle: Path, manifest_sha256: str | None) -> None:

@@ -153,14 +153,29 @@ def test_a_bundle_that_is_there_is_replaced(
 
 def test_what_is_no_bundle_is_left_alone(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     push(bundle, registry.reference())
-    for target in (tmp_path / "directory", tmp_path / "file"):
-        if target.name == "file":
-            target.write_text("mine")
-        else:
-            target.mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "a page of mine"}')
+    for target in (tmp_path / "file", tmp_path / "directory", tmp_path / "web"):
         with pytest.raises(ShareError, match="there, and no bundle"):
             pull(registry.reference(), target)
-        assert target.exists()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "directory").is_dir()
+    assert (tmp_path / "web" / "manifest.json").is_file()
+
+
+def test_a_link_goes_on_leading_to_the_bundle(
+    bundle: Path, registry: Registry, tmp_path: Path
+) -> None:
+    push(bundle, registry.reference())
+    target = shutil.copytree(bundle, tmp_path / "target")
+    (target / "old").write_text("of before")
+    current = tmp_path / "current"
+    current.symlink_to("target")
+    pull(registry.reference(), current)
+    assert current.is_symlink()
+    assert contents(target) == contents(bundle)
 
 
 def test_what_does_not_verify_is_not_pushed(bundle: Path, registry: Registry) -> None:
