@@ -9,95 +9,24 @@ is used.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.bundle import ChangedError, Checker
 from pipeline.config import NumericType
+from pipeline.encoder import TextEncoder
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError, MeasureError
 from pipeline.manifest import manifest_bytes, parse_manifest
-from pipeline.tokens import Tokenizer, by_length
+from pipeline.tokens import Tokenizer
+
+__all__ = ["TextEncoder", "load"]
 
 log = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float32]
-
 _ATTEMPTS = 5
 """Files are opened one after another; a bundle swapped in between is loaded from the start."""
-
-
-class TextEncoder:
-    """Text to embeddings: a tokenizer, an engine, and the model's prompts. Thread-safe."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        engine: Encoder,
-        *,
-        dimension: int,
-        prompts: dict[str, str],
-        default_prompt: str | None,
-    ) -> None:
-        """Put the parts together; ``load`` does so for a bundle."""
-        self.tokenizer = tokenizer
-        self.engine = engine
-        self.dimension = dimension
-        self.prompts = prompts
-        self.default_prompt = default_prompt
-
-    def encode(
-        self,
-        texts: Iterable[str] | str,
-        batch_size: int = 32,
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-    ) -> FloatArray:
-        """Return one embedding a text, float32 ``[n, dim]`` in the order given (a str: ``[dim]``).
-
-        Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
-        length, so padding stays small, and split where the engine is faster on smaller ones; a
-        text's vector does not depend on its batch.
-
-        Raises:
-            ValueError: ``batch_size`` below 1, or a prompt name the model does not have.
-            TypeError: something in ``texts`` is not a str.
-        """
-        if isinstance(texts, str):
-            only: FloatArray = self.encode(
-                [texts], batch_size, prompt_name=prompt_name, prompt=prompt
-            )[0]
-            return only
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-        texts = list(texts)
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"expected texts of type str, got {type(text).__name__}")
-        prefix = self._prompt(prompt_name, prompt)
-        rows = self.tokenizer.rows([prefix + text for text in texts])
-        embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for indices in by_length(rows, batch_size, self.engine.max_tokens):
-            batch = self.tokenizer.pad([rows[i] for i in indices], bucketed=self.engine.bucketed)
-            embeddings[indices] = self.engine.encode(batch)
-        return embeddings
-
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        """Resolve the prompt in Sentence Transformers' order: text, name, the model's default."""
-        if prompt is not None:
-            return prompt
-        name = name if name is not None else self.default_prompt
-        if name is None:
-            return ""
-        if name not in self.prompts and name not in ("query", "document"):
-            known = ", ".join(sorted(self.prompts)) or "none"
-            raise ValueError(f"prompt name {name!r}: the model has {known}")
-        return self.prompts.get(name, "")
 
 
 def load(
