@@ -13,11 +13,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.contracts import sha256_file
 from pipeline.errors import ShareError
 from pipeline.manifest import MANIFEST, MAX_BYTES
 from pipeline.sharing.reference import OciReference
@@ -57,14 +56,18 @@ def check_oras() -> None:
         raise ShareError("OCI registries need the Python package oras (extra: oci): install it")
 
 
-def push_to_registry(bundle: Path, names: list[str], created: str, reference: OciReference) -> str:
-    """Upload the files named, equal ones once, and return the digest of the image manifest.
+def push_to_registry(
+    bundle: Path, digests: Mapping[str, str], created: str, reference: OciReference
+) -> str:
+    """Upload files, equal ones once, and return the digest of the image manifest.
+
+    ``digests`` are their sha256 by name, found before: the registry refuses other bytes.
 
     Raises:
         ShareError: the registry cannot be reached or refuses.
     """
     registry, container = _connect(reference)
-    layers = [_layer(bundle, name) for name in names]
+    layers = [_layer(bundle, name, sha256) for name, sha256 in digests.items()]
     manifest = {
         "schemaVersion": 2,
         "mediaType": _IMAGE_MANIFEST,
@@ -76,7 +79,7 @@ def push_to_registry(bundle: Path, names: list[str], created: str, reference: Oc
         },
         "layers": layers,
         "annotations": {
-            MANIFEST_SHA256: sha256_file(bundle / MANIFEST),
+            MANIFEST_SHA256: digests[MANIFEST],
             _CREATED: created,
         },
     }
@@ -95,12 +98,11 @@ def push_to_registry(bundle: Path, names: list[str], created: str, reference: Oc
     return str(response.headers["Docker-Content-Digest"])
 
 
-def _layer(bundle: Path, name: str) -> dict[str, Any]:
-    path = bundle / name
+def _layer(bundle: Path, name: str, sha256: str) -> dict[str, Any]:
     return {
         "mediaType": _MEDIA_TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
-        "digest": f"sha256:{sha256_file(path)}",
-        "size": path.stat().st_size,
+        "digest": f"sha256:{sha256}",
+        "size": (bundle / name).stat().st_size,
         "annotations": {_TITLE: name},
     }
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from pipeline.config import PublishConfig
+from pipeline.contracts import sha256_file
 from pipeline.errors import BundleError, PublishError, ShareError
 from pipeline.manifest import MANIFEST, SIGNATURE, manifest_bytes, parse_manifest
 from pipeline.sharing.hub import HubSource, push_to_hub
@@ -43,9 +44,11 @@ def push(bundle: Path, reference: Reference, *, private: bool = True) -> Referen
     log.info("push %s to %s …", bundle, reference)
     if isinstance(reference, HubReference):
         return push_to_hub(bundle, reference, private=private)
-    names = [MANIFEST, *found.manifest["files"]]
-    names += [SIGNATURE] if (bundle / SIGNATURE).exists() else []
-    digest = push_to_registry(bundle, names, str(found.manifest.get("created", "")), reference)
+    digests = {MANIFEST: found.manifest_sha256}
+    digests |= {name: file["sha256"] for name, file in found.manifest["files"].items()}
+    if (bundle / SIGNATURE).exists():
+        digests[SIGNATURE] = sha256_file(bundle / SIGNATURE)
+    digest = push_to_registry(bundle, digests, str(found.manifest.get("created", "")), reference)
     return OciReference(registry=reference.registry, repository=reference.repository, digest=digest)
 
 
