@@ -87,7 +87,7 @@ def push_to_registry(
     with _translated(reference):
         for layer in by_digest.values():
             path = bundle / layer["annotations"][_TITLE]
-            log.info("%s: %.1f MiB", path, layer["size"] / 2**20)
+            _log_large(layer)
             large = layer["size"] > _IN_ONE_PIECE
             _ok(registry.upload_blob(str(path), container, layer, do_chunked=large))
         with tempfile.NamedTemporaryFile() as config:
@@ -96,6 +96,11 @@ def push_to_registry(
             _ok(registry.upload_blob(config.name, container, manifest["config"]))
         response = _ok(registry.upload_manifest(manifest, container))
     return str(response.headers["Docker-Content-Digest"])
+
+
+def _log_large(layer: Mapping[str, Any]) -> None:
+    if layer["size"] >= 2**20:
+        log.info("%s: %.1f MiB", layer["annotations"][_TITLE], layer["size"] / 2**20)
 
 
 def _layer(bundle: Path, name: str, sha256: str) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class OciSource:
             if twin is not target:
                 _link(twin, target)
                 return
-            log.info("%s: %.1f MiB", name, layer["size"] / 2**20)
+            _log_large(layer)
             blob = self._registry.get_blob(self._container, layer["digest"], stream=True)
             with _ok(blob), target.open("wb") as out:
                 for chunk in blob.iter_content(2**20):
