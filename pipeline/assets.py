@@ -38,6 +38,7 @@ def write_assets(
     """
     assets.mkdir(parents=True)
     model.tokenizer.save_pretrained(str(assets))
+    _write_special_tokens(model.tokenizer, assets / "special_tokens_map.json")
     if not (assets / "tokenizer.json").is_file():
         raise ResolveError(
             f"{source}: its tokenizer has no fast form (tokenizer.json), which the bundle needs; "
@@ -60,6 +61,14 @@ def write_assets(
     lower = bert.get("do_lower_case", False)
     length = {"max_seq_length": max_length, "do_lower_case": lower}
     _copy_with(source, assets, "sentence_bert_config.json", length)
+
+
+def _write_special_tokens(tokenizer: Any, path: Path) -> None:
+    """Write what fastembed reads and transformers 5 no longer saves: each special token's text."""
+    if not path.is_file():
+        known = tokenizer.special_tokens_map.items()
+        named = {name: token for name, token in known if isinstance(token, str)}  # no list of more
+        path.write_text(json.dumps(named, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _limit_tokenizer(tokenizer: Any, assets: Path, max_length: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import command_line
 import numpy as np
 import pytest
-from bundles import write_bundle
+from light_bundle import write_bundle
 from rich.console import Console
 
 from pipeline import text_files

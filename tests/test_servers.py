@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bundles import write_bundle
+from light_bundle import write_bundle
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.bench.agreement import row_cosines
