@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
-from pipeline import encoder as module
+from pipeline import windows as module
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, SourceModel
@@ -219,12 +219,12 @@ def test_a_window_of_long_texts_ends_early_but_fills_its_batches(
     engine = counted.engine
     assert isinstance(engine, Counted)
     assert engine.batches == [10] * 10
-    sizes = [len(window) for _, window in module._windows(iter(["x" * 500] * 90), 10, 10**6)]
+    sizes = [len(window) for _, window in module.windows(iter(["x" * 500] * 90), 10, 10**6)]
     assert sizes == [40, 40, 10]
 
 
 def test_of_a_text_too_long_to_matter_only_the_beginning_is_kept() -> None:
-    ((_, window),) = module._windows(iter(["x" * 5000]), 1, 100)
+    ((_, window),) = module.windows(iter(["x" * 5000]), 1, 100)
     assert window == ["x" * 101]
 
 
