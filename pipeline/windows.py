@@ -54,4 +54,4 @@ def gather(blocks: Iterator[npt.NDArray[Any]], count: int | None) -> npt.NDArray
     for block in blocks:
         whole[start : start + len(block)] = block
         start += len(block)
-    return whole
+    return whole[:start]

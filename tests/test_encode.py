@@ -257,6 +257,22 @@ def test_bad_columns_of_parquet(refuse: Callable[..., str], tmp_path: Path) -> N
     assert "texts.parquet: not readable as parquet" in refuse(given)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_kinds_of_strings_in_parquet(
+    kind: str, run: Run, refuse: Callable[..., str], encoder: TextEncoder, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    texts = pa.array(TEXTS)
+    texts = texts.dictionary_encode() if kind == "dictionary" else texts.cast(kind)
+    table = pa.table({"text": texts, "lists": [["a"]] * len(TEXTS)})
+    pq.write_table(table, tmp_path / "texts.parquet")
+    vectors = np.load(run(tmp_path / "texts.parquet"))
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), atol=1e-5)
+    assert "expected strings" in refuse(tmp_path / "texts.parquet", "o.npy", "--column", "lists")
+
+
 def test_a_null_in_parquet(refuse: Callable[..., str], tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
@@ -390,6 +406,25 @@ def test_interrupted(
     assert process.returncode == code
     left = [path.name for path in tmp_path.iterdir()]
     assert left == ([f".{output}.{process.pid}.partial"] if sent is signal.SIGKILL else [])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_nothing_heavy_is_imported(engine: str, bundle: Path, tmp_path: Path) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    code = (
+        "import sys; from pipeline.encode import main; main(sys.argv[1:]); "
+        "print({'torch', 'transformers', 'pyarrow', 'rich', 'onnx'} & set(sys.modules))"
+    )
+    given = write(tmp_path / "texts.txt", TEXTS)
+    done = subprocess.run(
+        [sys.executable, "-c", code, bundle, given, tmp_path / "out.npy", "--engine", engine],
+        env=command_line.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_progress(
