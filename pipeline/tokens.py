@@ -64,10 +64,9 @@ class Tokenizer:
             ) from error
         self.max_length = max_length
         self.padding_side: str = config.get("padding_side", "right")
+        self.truncation_side: str = config.get("truncation_side", "right")
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(
-            max_length, direction=config.get("truncation_side", "right")
-        )
+        self._tokenizer.enable_truncation(max_length, direction=self.truncation_side)
         pad = config.get("pad_token")
         pad = pad["content"] if isinstance(pad, dict) else pad
         self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0

@@ -1,0 +1,82 @@
+"""The bundle's Triton repository, served by the real tritonserver."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pytest
+from deploy import encoder_stand_in
+from deploy.triton_server import Server, serve
+
+from pipeline.bench.agreement import row_cosines
+from pipeline.datasets import Dataset
+from pipeline.runtime import TextEncoder, load
+
+pytestmark = pytest.mark.slow
+
+CLIENTS = 16
+REQUESTS = 200
+CLOSE = 0.9999
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in fp32, with prompts."""
+    arguments = [
+        *command_line.settings(tiny_dir),
+        f"artifacts_dir={tmp_path_factory.mktemp('triton')}",
+        "precision=fp32",
+        "engine=onnxruntime",
+        "+model.prompts={query: 'search for: ', document: 'text to find: '}",
+    ]
+    return command_line.run_here(*arguments)
+
+
+def with_stand_in(bundle: Path, repository: Path) -> Path:
+    """Copy a bundle's repository, its encoder in the python backend."""
+    shutil.copytree(bundle / "triton", repository)
+    encoder = next(repository.glob("*_encoder"))
+    config = encoder / "config.pbtxt"
+    text, n = re.subn('platform: "onnxruntime_onnx"', 'backend: "python"', config.read_text())
+    assert n == 1
+    config.write_text(text)
+    shutil.copyfile(encoder_stand_in.__file__, encoder / "1" / "model.py")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    scratch = tmp_path_factory.mktemp("server")
+    with serve(with_stand_in(bundle, scratch / "repository"), scratch) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Path) -> TextEncoder:
+    return load(bundle, engine="onnxruntime")
+
+
+def test_many_clients(server: Server, encoder: TextEncoder, sample: Dataset) -> None:
+    """No error, the vectors of ``encode()``, and batches of texts of different requests."""
+    texts = list(islice(cycle(sample.evaluation), CLIENTS * REQUESTS))
+    expected = encoder.encode(texts)
+    before = server.counts("tiny_encoder")
+
+    def run_client(i: int) -> float:
+        lowest = 1.0
+        for j in range(i, len(texts), CLIENTS):
+            vectors = server.infer("tiny", {"text": [texts[j]]})
+            lowest = min(lowest, row_cosines(vectors, expected[j : j + 1]).min())
+        return lowest
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert min(pool.map(run_client, range(CLIENTS))) >= CLOSE
+    inferences, executions = np.subtract(server.counts("tiny_encoder"), before)
+    print(inferences, executions)
+    assert inferences == CLIENTS * REQUESTS
+    assert executions < inferences
