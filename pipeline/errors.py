@@ -16,7 +16,9 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── BuildError       TensorRT could not parse or build, or its process died
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
-    └── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
+    └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
 
 
@@ -66,3 +68,11 @@ class PublishError(PipelineError):
 
 class BundleError(PipelineError):
     """A published bundle cannot be loaded."""
+
+
+class ShareError(PipelineError):
+    """A bundle cannot be pushed or pulled."""
+
+
+class EncodeError(PipelineError):
+    """A file cannot be encoded."""

@@ -63,11 +63,11 @@ def _driver() -> str | None:
 
 
 def _query(fields: str) -> list[str] | None:
-    """Return nvidia-smi's values for the first GPU, or None where there is no nvidia-smi."""
+    """Return nvidia-smi's values for the GPU in use, or None where there is no nvidia-smi."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    query = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
+    query = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits", f"--id={_id()}"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -75,8 +75,19 @@ def _query(fields: str) -> list[str] | None:
     return [value.strip() for value in done.stdout.split("\n")[0].split(",")]
 
 
+def _id() -> str:
+    """Name the GPU that PyTorch uses; nvidia-smi's numbers ignore CUDA_VISIBLE_DEVICES."""
+    if not has_cuda_driver():
+        return "0"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "0"
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
 def gpu_memory_used() -> int | None:
-    """Return the bytes in use on the first GPU, by all processes, or None where nobody says."""
+    """Return the bytes in use on the GPU, by all processes, or None where nobody says."""
     values = _query("memory.used")
     try:
         return None if values is None else int(float(values[0]) * 2**20)
@@ -85,7 +96,7 @@ def gpu_memory_used() -> int | None:
 
 
 def gpu_clocks() -> dict[str, float] | None:
-    """Return clocks (MHz), power (W) and temperature (degrees Celsius) of the first GPU at once.
+    """Return clocks (MHz), power (W) and temperature (degrees Celsius) of the GPU at once.
 
     None where nvidia-smi is missing; a value that the GPU does not tell is left out.
     """
