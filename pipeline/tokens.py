@@ -75,10 +75,10 @@ class Tokenizer:
             ) from error
         self.max_length = max_length
         self.padding_side: str = config.get("padding_side", "right")
-        self.truncation_side: str = config.get("truncation_side", "right")
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, direction=self.truncation_side)
-        cut = self.truncation_side == "right"  # cut on the left, a text's end is what counts
+        side = config.get("truncation_side", "right")
+        self._tokenizer.enable_truncation(max_length, direction=side)
+        cut = side == "right"  # cut on the left, a text's end is what counts
         self.longest = LONGEST if cut else sys.maxsize - 1
         self._first_look = max(4096, FIRST_LOOK * max_length) if cut else self.longest
         pad = config.get("pad_token")

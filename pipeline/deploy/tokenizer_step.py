@@ -1,48 +1,35 @@
-"""Triton's tokenizer step: texts to padded token arrays, as ``pipeline.tokens`` makes them.
+"""Triton's tokenizer step: texts to padded token arrays, by the bundle's own ``pipeline.tokens``.
 
-A bundle holds this file as ``triton/<model>_tokenizer/1/model.py``; Triton's python backend runs it.
-The server needs ``tokenizers`` and numpy, not this package. ``settings.json`` beside it is written
-from the bundle's own tokenizer.
+A bundle holds this file as ``triton/<model>_tokenizer/1/model.py``, and beside it the modules it
+imports: the server needs ``tokenizers`` and numpy, no more. Triton's python backend runs it.
 
-Triton batches requests of one shape, and only while they follow each other in the queue. So every
-request is padded to one of few lengths, and all that came together are handed on sorted by length.
+Triton batches requests of one shape, and only those that follow each other in the encoder's queue.
+So every request is padded to one of few lengths, and those that came together are handed on
+shortest first.
 """
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
-
-IntArray = npt.NDArray[np.int64]
+from pipeline.tokens import TokenBatch, Tokenizer
 
 
 class TokenizerStep:
-    """Tokenizes, prompts, truncates and pads as ``settings.json`` says."""
+    """Prompts, tokenizes, truncates and pads."""
 
     def __init__(self, directory: Path) -> None:
-        """Read ``tokenizer.json`` and ``settings.json``."""
+        """Read ``settings.json`` and the tokenizer's files."""
         settings = json.loads((directory / "settings.json").read_text("utf-8"))
-        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(
-            settings["max_length"], direction=settings["truncation_side"]
-        )
-        self._pad = {
-            "input_ids": settings["pad_id"],
-            "attention_mask": 0,
-            "token_type_ids": settings["pad_type_id"],
-        }
-        self._right = settings["padding_side"] == "right"
+        self._tokenizer = Tokenizer(directory, max_length=settings["max_length"])
         self._lengths: list[int] = settings["lengths"]
         self._prompts: dict[str, str] = settings["prompts"]
         self._default_prompt: str | None = settings["default_prompt"]
 
     def prompt(self, name: str) -> str:
-        """Return the text of a prompt; an empty name is the model's default.
+        """Return the text of a prompt as ``encode`` resolves it; an empty name is the default.
 
         Raises:
             ValueError: the model has no such prompt.
@@ -53,27 +40,16 @@ class TokenizerStep:
             raise ValueError(f"prompt name {name!r}: the model has {known}")
         return self._prompts.get(name, "")
 
-    def encode(self, requests: Sequence[Sequence[str]]) -> list[dict[str, IntArray]]:
-        """Return int64 ``[texts, length]`` arrays for each request, of a length all its texts fit.
-
-        ``requests`` hold their texts with the prompts in front.
-        """
-        rows = iter(self._tokenizer.encode_batch([text for texts in requests for text in texts]))
-        return [self._pad_to_length([next(rows) for _ in texts]) for texts in requests]
-
-    def _pad_to_length(self, rows: Sequence[Any]) -> dict[str, IntArray]:
-        longest = max(len(row.ids) for row in rows)
-        width = next(length for length in self._lengths if length >= longest)
-        arrays = {
-            name: np.full((len(rows), width), value, np.int64) for name, value in self._pad.items()
-        }
-        for i, row in enumerate(rows):
-            n = len(row.ids)
-            where = slice(0, n) if self._right else slice(width - n, width)
-            arrays["input_ids"][i, where] = row.ids
-            arrays["attention_mask"][i, where] = 1
-            arrays["token_type_ids"][i, where] = row.type_ids
-        return arrays
+    def encode(self, requests: Sequence[Sequence[str]]) -> list[TokenBatch]:
+        """Return a padded batch for each request's texts, which have their prompts in front."""
+        rows = iter(self._tokenizer.rows([text for texts in requests for text in texts]))
+        batches = []
+        for texts in requests:
+            own = list(islice(rows, len(texts)))
+            longest = max(len(row.ids) for row in own)
+            length = next(length for length in self._lengths if length >= longest)
+            batches.append(self._tokenizer.pad(own, length=length))
+        return batches
 
 
 class TritonPythonModel:
@@ -92,12 +68,14 @@ class TritonPythonModel:
         for request in requests:
             try:
                 texts.append(self._texts(triton, request))
-                readable.append(request)
             except ValueError as error:
-                _send(triton, request, triton.InferenceResponse(error=triton.TritonError(str(error))))
+                reason = triton.TritonError(str(error), triton.TritonError.INVALID_ARG)
+                _send(triton, request, triton.InferenceResponse(error=reason))
+            else:
+                readable.append(request)
         answers = zip(readable, self._step.encode(texts), strict=True)
-        for request, arrays in sorted(answers, key=lambda pair: pair[1]["input_ids"].shape[1]):
-            tensors = [triton.Tensor(name, arrays[name]) for name in self._outputs]
+        for request, batch in sorted(answers, key=lambda answer: answer[1].input_ids.shape[1]):
+            tensors = [triton.Tensor(*item) for item in batch.feed(self._outputs).items()]
             _send(triton, request, triton.InferenceResponse(tensors))
 
     def _texts(self, triton: Any, request: Any) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline import errors, tokens
 from pipeline.config import NumericType
 from pipeline.contracts import Engine, OnnxModel, SourceModel
 from pipeline.deploy import tokenizer_step
 from pipeline.store import link_or_copy
-from pipeline.tokens import Tokenizer
 
 MAX_BATCH = 64
 """Texts a request, and texts a batch, where no plan sets a limit."""
@@ -39,7 +39,6 @@ def write_triton(
 
     Raises:
         OSError: a file cannot be written.
-        BundleError: the bundle's tokenizer cannot be read.
     """
     root = bundle / "triton"
     plans = [engine for engine in engines if engine.runtime == _CUDA_PLAN]
@@ -57,14 +56,7 @@ def write_triton(
     (root / name / _VERSION / "README").write_text("config.pbtxt names the steps.\n", "utf-8")
 
     _write_config(root / f"{name}_tokenizer", "tokenizer", common)
-    step = root / f"{name}_tokenizer" / _VERSION
-    step.mkdir()
-    link_or_copy(bundle / "tokenizer.json", step / "tokenizer.json")
-    shutil.copyfile(tokenizer_step.__file__, step / "model.py")
-    settings = tokenizer_settings(bundle, source, plans)
-    (step / "settings.json").write_text(
-        json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8"
-    )
+    _write_step(root / f"{name}_tokenizer" / _VERSION, bundle, source, plans)
 
     encoder = root / f"{name}_encoder"
     _write_config(encoder, "encoder", common | _encoder_fields(source, model, plans))
@@ -89,21 +81,27 @@ def padded_lengths(max_length: int, plans: Sequence[Engine] = ()) -> list[int]:
     return sorted({n for n in steps | edges if n < max_length} | {max_length})
 
 
-def tokenizer_settings(
-    bundle: Path, source: SourceModel, plans: Sequence[Engine]
-) -> dict[str, Any]:
-    """Return what ``tokenizer_step`` needs to know, as ``pipeline.tokens`` reads it."""
-    tokenizer = Tokenizer(bundle, max_length=source.max_length)
-    return {
-        "max_length": tokenizer.max_length,
-        "truncation_side": tokenizer.truncation_side,
-        "padding_side": tokenizer.padding_side,
-        "pad_id": tokenizer.pad_id,
-        "pad_type_id": tokenizer.pad_type_id,
+def _write_step(
+    directory: Path, bundle: Path, source: SourceModel, plans: Sequence[Engine]
+) -> None:
+    """Write the tokenizer step with the modules and files it reads, and nothing of this machine."""
+    (directory / "pipeline").mkdir(parents=True)
+    shutil.copyfile(tokenizer_step.__file__, directory / "model.py")
+    for module in (tokens, errors):
+        shutil.copy(module.__file__, directory / "pipeline")
+    (directory / "pipeline" / "__init__.py").write_text(
+        '"""What the tokenizer step needs of the package that published the bundle."""\n', "utf-8"
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        link_or_copy(bundle / name, directory / name)
+    settings = {
+        "max_length": source.max_length,
         "lengths": padded_lengths(source.max_length, plans),
         "prompts": dict(source.prompts),
         "default_prompt": source.default_prompt,
     }
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    (directory / "settings.json").write_text(text, "utf-8")
 
 
 def _encoder_fields(

@@ -1,5 +1,6 @@
 """The bundle's Triton repository, served by the real tritonserver."""
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -7,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
-import command_line
 import numpy as np
 import pytest
+from bundles import publish_tiny
 from deploy import encoder_stand_in
 from deploy.triton_server import Server, serve
 
 from pipeline.bench.agreement import row_cosines
+from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.datasets import Dataset
 from pipeline.runtime import TextEncoder, load
 
@@ -25,16 +27,14 @@ CLOSE = 0.9999
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The tiny model in fp32, with prompts."""
-    arguments = [
-        *command_line.settings(tiny_dir),
-        f"artifacts_dir={tmp_path_factory.mktemp('triton')}",
-        "precision=fp32",
-        "engine=onnxruntime",
-        "+model.prompts={query: 'search for: ', document: 'text to find: '}",
-    ]
-    return command_line.run_here(*arguments)
+    prompts = {"query": "search for: ", "document": "text to find: "}
+    source = dataclasses.replace(tiny_source, prompts=prompts)
+    work = tmp_path_factory.mktemp("triton")
+    return publish_tiny(source, tiny_fp32, work, work / "published")
 
 
 def with_stand_in(bundle: Path, repository: Path) -> Path:
