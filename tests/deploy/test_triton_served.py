@@ -17,6 +17,7 @@ from deploy.triton_server import Server, serve
 from pipeline.bench.agreement import row_cosines
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.datasets import Dataset
+from pipeline.deploy.triton import MAX_BATCH
 from pipeline.runtime import TextEncoder, load
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,36 @@ def test_many_clients(server: Server, encoder: TextEncoder, sample: Dataset) -> 
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         assert min(pool.map(run_client, range(CLIENTS))) >= CLOSE
-    inferences, executions = np.subtract(server.counts("tiny_encoder"), before)
-    print(inferences, executions)
-    assert inferences == CLIENTS * REQUESTS
-    assert executions < inferences
+    texts_encoded, executions = np.subtract(server.counts("tiny_encoder"), before)
+    print(f"{texts_encoded} texts in {executions} batches")
+    assert texts_encoded == CLIENTS * REQUESTS
+    assert executions < 0.9 * texts_encoded
+
+
+@pytest.mark.parametrize("name", ["query", "document"])
+def test_prompts(name: str, server: Server, encoder: TextEncoder) -> None:
+    """Several texts in one request, each with its own prompt's name."""
+    texts = ["short", "a text of some more words", "naïve façade 🙂", ""]
+    vectors = server.infer("tiny", {"text": texts, "prompt_name": [name] * len(texts)})
+    expected = encoder.encode(texts, prompt_name=name)
+    assert row_cosines(vectors, expected).min() >= CLOSE
+    assert row_cosines(vectors, encoder.encode(texts)).min() < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("texts", "name", "words"),
+    [
+        (["a text"], "nix", "prompt name 'nix': the model has document, query"),
+        (["a text"] * (MAX_BATCH + 1), "query", f"<= {MAX_BATCH}"),
+        ([], "query", "got 0"),
+    ],
+    ids=["unknown prompt", "too many texts", "no text"],
+)
+def test_refused_by_name_and_alone(
+    texts: list[str], name: str, words: str, server: Server, encoder: TextEncoder
+) -> None:
+    """A request that cannot be answered says why; the server goes on."""
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        server.infer("tiny", {"text": texts, "prompt_name": [name] * len(texts)})
+    good = server.infer("tiny", {"text": ["a text"]})
+    assert row_cosines(good, encoder.encode(["a text"])).min() >= CLOSE
