@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import errors, tokens
+import pipeline
 from pipeline.config import NumericType
 from pipeline.contracts import Engine, OnnxModel, SourceModel
 from pipeline.deploy import tokenizer_step
@@ -87,8 +87,8 @@ def _write_step(
     """Write the tokenizer step with the modules and files it reads, and nothing of this machine."""
     (directory / "pipeline").mkdir(parents=True)
     shutil.copyfile(tokenizer_step.__file__, directory / "model.py")
-    for module in (tokens, errors):
-        shutil.copy(module.__file__, directory / "pipeline")
+    for name in ("tokens.py", "errors.py"):
+        shutil.copyfile(Path(pipeline.__file__).with_name(name), directory / "pipeline" / name)
     (directory / "pipeline" / "__init__.py").write_text(
         '"""What the tokenizer step needs of the package that published the bundle."""\n', "utf-8"
     )

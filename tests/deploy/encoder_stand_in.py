@@ -30,9 +30,7 @@ class TritonPythonModel:
         # np.concatenate: fails unless all that Triton put together are of one length.
         feed = {n: np.concatenate([read(r, n) for r in requests]) for n in self._inputs}
         rows = [len(read(request, "input_ids")) for request in requests]
-        vectors = np.split(
-            self._session.run(["sentence_embedding"], feed)[0], np.cumsum(rows)[:-1]
-        )
+        vectors = np.split(self._session.run(["sentence_embedding"], feed)[0], np.cumsum(rows)[:-1])
         return [
             triton.InferenceResponse([triton.Tensor("sentence_embedding", part)])
             for part in vectors

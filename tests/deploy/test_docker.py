@@ -1,4 +1,4 @@
-"""Dockerfile.trt and docs/compose.yaml against this tree: what a Docker engine would say too late."""
+"""Dockerfile.trt and docs/compose.yaml against this tree, without a Docker engine."""
 
 import ast
 import json
@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 
 from pipeline.deploy.triton import write_triton
+
+DockerfileParser: Any = pytest.importorskip("dockerfile_parse").DockerfileParser
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile.trt"
@@ -47,7 +48,7 @@ def values(instructions: list[dict[str, Any]], name: str, stage: str | None = No
 def is_let_through(path: str) -> bool:
     """Whether .dockerignore, a list of exceptions to ``*``, keeps the path."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
-    return f"!{path.split('/')[0]}" in lines
+    return f"!{path.split('/', maxsplit=1)[0]}" in lines
 
 
 def test_stages(instructions: list[dict[str, Any]]) -> None:
@@ -139,8 +140,7 @@ def test_server_and_tests_tokenize_with_the_pinned_version(
 ) -> None:
     (run,) = values(instructions, "RUN", "serve")
     assert "--constraint /tmp/constraints.txt tokenizers numpy" in run
-    for name in ("tokenizers",):
-        assert pinned(name, "tests/deploy/requirements.txt") == pinned(name)
+    assert pinned("tokenizers", "tests/deploy/requirements.txt") == pinned("tokenizers")
 
 
 def test_hadolint() -> None:
@@ -157,10 +157,9 @@ def test_hadolint() -> None:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    from compose_spec import PyCompose
-
+    compose: Any = pytest.importorskip("compose_spec").PyCompose
     text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", COMPOSE.read_text())  # the defaults, as Compose does
-    PyCompose.from_yaml(json.dumps(yaml.safe_load(text))).to_spec()  # refuses unknown keys
+    compose.from_yaml(json.dumps(yaml.safe_load(text))).to_spec()  # refuses unknown keys
     services: dict[str, Any] = yaml.safe_load(text)["services"]
     return services
 

@@ -5,20 +5,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
-from pipeline.config import EngineConfig, EngineChoice
+from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, OnnxModel, Profile, SourceModel
 from pipeline.deploy.tokenizer_step import TokenizerStep
 from pipeline.deploy.triton import MAX_BATCH, max_batch, padded_lengths, write_triton
 from pipeline.stages.build import make_profiles
 from pipeline.tokens import Tokenizer
+
+text_format: Any = pytest.importorskip("google.protobuf.text_format")
+model_config_pb2: Any = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 BUCKETS = [20, 48]
@@ -97,7 +99,10 @@ def plans(
 ) -> Path:
     """Of a bundle with plans for two kinds of GPU, of which one takes smaller batches."""
     directory = tmp_path_factory.mktemp("plans")
-    engines = [engine(directory, tiny_fp32, "sm_89"), engine(directory, tiny_fp32, "sm_120", most=16)]
+    engines = [
+        engine(directory, tiny_fp32, "sm_89"),
+        engine(directory, tiny_fp32, "sm_120", most=16),
+    ]
     return write(directory / "bundle", prompted, tiny_fp32, engines)
 
 
@@ -196,7 +201,7 @@ def test_few_lengths_that_cost_little(longest: int) -> None:
     assert lengths == sorted(set(lengths))
     assert lengths[-1] == longest
     assert len(lengths) <= 2 * max(1, longest.bit_length() - 3)
-    for shorter, length in zip(lengths, lengths[1:], strict=False):
+    for shorter, length in pairwise(lengths):
         assert length <= 1.5 * shorter or length == longest
 
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
+import encoder_stand_in
 import numpy as np
 import pytest
 from bundles import publish_tiny
-from deploy import encoder_stand_in
-from deploy.triton_server import Server, serve
+from triton_server import Server, serve
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.contracts import OnnxModel, SourceModel

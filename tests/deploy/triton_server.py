@@ -113,7 +113,8 @@ def _describe(python: Path) -> list[Any]:
     """Return an interpreter's site-packages, the directory of its libpython, and its version."""
     code = (
         "import sysconfig as s; "
-        "print(s.get_path('purelib'), s.get_config_var('LIBDIR'), s.get_python_version(), sep='\\n')"
+        "print(s.get_path('purelib'), s.get_config_var('LIBDIR'), sep='\\n'); "
+        "print(s.get_python_version())"
     )
     lines = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
     packages, libraries, version = lines.stdout.splitlines()
