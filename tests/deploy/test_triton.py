@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, OnnxModel, Profile, SourceModel
-from pipeline.deploy.tokenizer_step import TokenizerStep
+from pipeline.deploy.tokenizer_step import TokenizerStep, TritonPythonModel
 from pipeline.deploy.triton import MAX_BATCH, max_batch, padded_lengths, write_triton
 from pipeline.stages.build import make_profiles
 from pipeline.tokens import Tokenizer
@@ -286,3 +287,47 @@ print(sorted({{m.split(".")[0] for m in sys.modules}} & {{"torch", "onnx", "jinj
     where, shape, heavy = done.stdout.splitlines()
     assert Path(where).parent == repository / "tiny_tokenizer" / "1" / "pipeline"
     assert (shape, heavy) == ("(1, 16)", "[]")
+
+
+class Request:
+    """What Triton's python backend hands over, as far as the step looks at it."""
+
+    def __init__(self, sent: list[tuple[str, Any]], name: str, texts: list[bytes]) -> None:
+        self.name = name
+        self.text = types.SimpleNamespace(as_numpy=lambda: np.array(texts, object).reshape(-1, 1))
+        send = lambda response, flags: sent.append((name, response, flags))  # noqa: E731
+        self.get_response_sender = lambda: types.SimpleNamespace(send=send)
+
+
+def test_shortest_first_and_errors_alone(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of one length follow each other, or Triton's batcher would not put them together."""
+    triton: Any = types.ModuleType("triton_python_backend_utils")
+    triton.TritonError = lambda text, code: text
+    triton.TritonError.INVALID_ARG = 1
+    triton.InferenceResponse = lambda tensors=None, error=None: error or dict(tensors)
+    triton.Tensor = lambda name, array: (name, array)
+    triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = "final"
+    triton.get_input_tensor_by_name = lambda r, name: r.text if name == "text" else None
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
+    model = TritonPythonModel()
+    outputs = {"output": [{"name": "input_ids"}, {"name": "attention_mask"}]}
+    step = repository / "tiny_tokenizer"
+    model.initialize(
+        {"model_repository": str(step), "model_version": "1", "model_config": json.dumps(outputs)}
+    )
+    sent: list[Any] = []
+    texts = {
+        "long": [b"word " * 40],
+        "short": [b"word"],
+        "broken": [b"\xff"],
+        "two": [b"word", b"word " * 40],
+        "also short": [b"words"],
+    }
+    model.execute([Request(sent, name, list(items)) for name, items in texts.items()])
+    assert [name for name, _, _ in sent] == ["broken", "short", "also short", "long", "two"]
+    assert {flags for _, _, flags in sent} == {"final"}
+    assert "text: not UTF-8" in sent[0][1]
+    for name, arrays, _ in sent[1:]:
+        assert set(arrays) == {"input_ids", "attention_mask"}
+        assert len(arrays["input_ids"]) == len(texts[name])
+    assert [a["input_ids"].shape[1] for _, a, _ in sent[1:]] == [16, 16, 48, 48]

@@ -80,7 +80,7 @@ def test_many_clients(server: Server, encoder: TextEncoder, sample: Dataset) -> 
     texts_encoded, executions = np.subtract(server.counts("tiny_encoder"), before)
     print(f"{texts_encoded} texts in {executions} batches")
     assert texts_encoded == CLIENTS * REQUESTS
-    assert executions < 0.9 * texts_encoded
+    assert executions < texts_encoded
 
 
 @pytest.mark.parametrize("name", ["query", "document"])
