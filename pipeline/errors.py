@@ -17,6 +17,7 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
     ├── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── HistoryError     the database of nights is locked, damaged or read-only
     ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
     └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
@@ -68,6 +69,10 @@ class PublishError(PipelineError):
 
 class BundleError(PipelineError):
     """A published bundle cannot be loaded."""
+
+
+class HistoryError(PipelineError):
+    """The history of nights cannot be read or written."""
 
 
 class ShareError(PipelineError):
