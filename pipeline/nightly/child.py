@@ -17,7 +17,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a command ended: its exit code, negative for a signal, and why it was ended, if it was."""
+    """How a command ended: an exit code, negative for a signal, and why it was ended, if it was."""
 
     code: int
     timed_out: bool = False
