@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.nightly.after import Finding
 from pipeline.nightly.cell import LOG_FILE
+from pipeline.nightly.log import last_stage, read_log
 from pipeline.nightly.matrix import Cell
 from pipeline.nightly.night import Night
 from pipeline.nightly.status import State, Status
@@ -59,7 +60,8 @@ def _final(directory: Path, cell: Cell, reasons: Mapping[str, str]) -> Status:
         state=State.missing,
     )
     reason = reasons.get(cell.name) or begun.message or "it has no status"
-    return replace(begun, state=State.missing, message=reason)
+    stage = last_stage(read_log(directory / LOG_FILE))
+    return replace(begun, state=State.missing, stage=stage, message=reason)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:

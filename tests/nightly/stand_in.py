@@ -95,7 +95,7 @@ def nightly(
     cwd: Path, do: Mapping[str, str], *arguments: str, precisions: Sequence[str] = ("fp32",)
 ) -> list[str]:
     """Return the command of a night of models a and b; ``do`` is by the names of cells."""
-    overrides = ",".join(f'"{cell}":["dataset.path={what}"]' for cell, what in do.items())
+    overrides = ",".join(f'{cell}:["dataset.path={what}"]' for cell, what in do.items())
     return [
         sys.executable,
         "-m",
