@@ -192,6 +192,9 @@ def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> s
         group, _, choice = match[1].rpartition("/")
         options = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
+    refused = re.search(r"Could not override '([^']+)'", text)
+    if refused is not None and _is_mapping(refused[1], schema):
+        return f"{refused[1]}: new keys are added with a plus: +{refused[1]}={{KEY: VALUE}}"
     if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
         return _unknown_key(match[1], arguments, schema)
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -205,6 +208,11 @@ def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> s
     first = re.sub(r"^Error merging override (\S+) ", r"\1: ", first)
     prefix = f"{key[1]}: " if key and not first.startswith(key[1]) else ""
     return f"{prefix}{first}; see python -m pipeline --help"
+
+
+def _is_mapping(key: str, schema: type[Any]) -> bool:
+    node = OmegaConf.select(OmegaConf.structured(schema), key)
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
 
 
 def _unknown_key(key: str, arguments: Sequence[str], schema: type[Any]) -> str:

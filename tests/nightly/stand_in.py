@@ -5,7 +5,8 @@ It takes over through ``sitecustomize`` on the cell's PYTHONPATH; what it does i
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import command_line
@@ -13,7 +14,7 @@ import command_line
 from pipeline.nightly.cell import write_cell
 from pipeline.nightly.matrix import Cell
 
-_SITECUSTOMIZE = '''
+_SITECUSTOMIZE = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -58,7 +59,7 @@ if sys.orig_argv[1:3] == ["-m", "pipeline"]:
     leave(target, name=name, devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     say(f"published {target}")
     os._exit(0)
-'''
+"""
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -102,8 +103,8 @@ def nightly(
         "pipeline.nightly",
         "models=[a,b]",
         f"precisions=[{','.join(precisions)}]",
-        "custom_models={a:[],b:[]}",
-        f"overrides={{{overrides}}}",
+        "+custom_models={a:[],b:[]}",
+        f"+overrides={{{overrides}}}",
         "grace_s=0.5",
         f"output={cwd}/nights",
         *arguments,
@@ -117,3 +118,20 @@ def run_nightly(
     return subprocess.run(
         command, cwd=cwd, env=dict(env), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import stand_in
+from stand_in import is_gone, until
 
 from pipeline.nightly import log
 from pipeline.nightly.cell import main, run_cell
@@ -22,21 +21,6 @@ from pipeline.nightly.stop import Stop
 def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in stand_in.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in "ZX"
 
 
 @pytest.mark.parametrize(
