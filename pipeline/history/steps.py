@@ -13,8 +13,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import HistoryError
-
 FloatArray = npt.NDArray[np.float64]
 
 PENALTY = 5.0
@@ -40,16 +38,8 @@ def find_steps(values: Sequence[float], *, least: float) -> tuple[Step, ...]:
     """Return the steps of a series, in order; levels nearer than ``least`` are one.
 
     ``values`` has a number a night, those not measured left out.
-
-    Raises:
-        HistoryError: the package that searches is not installed.
     """
-    try:
-        import ruptures
-    except ImportError as error:
-        raise HistoryError(
-            "ruptures is not installed: pip install 'sentence-transformer-trt[history]'"
-        ) from error
+    import ruptures
     from scipy.ndimage import median_filter
 
     line = np.asarray(values, dtype=np.float64)
