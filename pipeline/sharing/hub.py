@@ -8,6 +8,9 @@ from pathlib import Path
 from pipeline.errors import ShareError
 from pipeline.sharing.reference import HubReference
 
+_TRANSPORTS = ("requests", "httpx", "httpx2")
+"""What huggingface_hub speaks through, by its version; only that one is installed."""
+
 
 def push_to_hub(bundle: Path, reference: HubReference, *, private: bool) -> HubReference:
     """Make the branch hold this bundle and nothing else, in one commit; return that commit.
@@ -71,22 +74,22 @@ class HubSource:
 @contextlib.contextmanager
 def _translated(reference: HubReference) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import ConnectionError as Unreachable
-    from requests.exceptions import Timeout
 
     try:
         yield
-    except (Unreachable, Timeout) as error:
-        raise ShareError(
-            f"{reference}: cannot be reached ({type(error).__name__}); check the network, and that "
-            "HF_HUB_OFFLINE is not set"
-        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ShareError(
             f"{reference}: {_words(error)}; check the name, and log in with hf auth login"
         ) from error
-    except (OSError, ValueError) as error:  # a name that is none is a ValueError
-        raise ShareError(f"{reference}: {_words(error)}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _TRANSPORTS:
+            raise ShareError(
+                f"{reference}: cannot be reached ({type(error).__name__}); check the network, and "
+                "that HF_HUB_OFFLINE is not set"
+            ) from error
+        if isinstance(error, OSError | ValueError):  # a name that is none is a ValueError
+            raise ShareError(f"{reference}: {_words(error)}") from error
+        raise
 
 
 def _words(error: Exception) -> str:
