@@ -19,6 +19,7 @@ _POOLING_BOOLEANS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+_OLDEST = ("cls", "mean", "max", "mean_sqrt_len_tokens")
 
 
 def write_assets(
@@ -113,8 +114,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _with_pooling_booleans(config: dict[str, Any]) -> dict[str, Any]:
     modes = config.get("pooling_mode")
-    if modes is None:  # the old form, which may leave out what is false
-        return dict.fromkeys(_POOLING_BOOLEANS.values(), False) | config
+    if modes is None:  # the old form, of which text-embeddings-inference wants these four
+        return {_POOLING_BOOLEANS[mode]: False for mode in _OLDEST} | config
     modes = [modes] if isinstance(modes, str) else modes
     booleans = {key: mode in modes for mode, key in _POOLING_BOOLEANS.items()}
     return {"word_embedding_dimension": config.get("embedding_dimension"), **config, **booleans}

@@ -10,14 +10,9 @@ import numpy.typing as npt
 from pipeline.embedding_precision import EmbeddingPrecision, FloatArray, make_output_form
 from pipeline.engines import Encoder
 from pipeline.tokens import Tokenizer, TokenRow, by_length
+from pipeline.windows import check_text, gather, windows
 
 Advance = Callable[[int], None]
-
-WINDOW_TEXTS = 4096
-"""Texts that are read ahead, tokenized together and sorted by length."""
-
-WINDOW_CHARACTERS = 1 << 20
-"""A window of long texts ends here, but not before it fills four batches."""
 
 
 class TextEncoder:
@@ -77,15 +72,15 @@ class TextEncoder:
         several = [texts] if isinstance(texts, str) else texts
         if isinstance(several, list | tuple):  # before hours are spent on the first ones
             for index, text in enumerate(several):
-                _check(text, index)
+                check_text(text, index)
         count = len(several) if isinstance(several, Sized) else None
         prefix = self._prompt(prompt_name, prompt)
         with _progress(count) if show_progress_bar else nullcontext() as advance:
             blocks = self._blocks(several, batch_size, prefix, advance)
             if form.needs_all:
-                result = form.apply(_gather(blocks, count))
+                result = form.apply(gather(blocks, count))
             else:
-                result = _gather(map(form.apply, blocks), count)
+                result = gather(map(form.apply, blocks), count)
         return result[0] if only else result
 
     def encode_iter(
@@ -191,10 +186,8 @@ class TextEncoder:
         """Return the embeddings window by window, at least one block; checks before it starts."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-        windows = _windows(iter(texts), batch_size, self.tokenizer.longest)
-        return (
-            self._encode(window, start, batch_size, prefix, advance) for start, window in windows
-        )
+        parts = windows(iter(texts), batch_size, self.tokenizer.longest)
+        return (self._encode(window, start, batch_size, prefix, advance) for start, window in parts)
 
     def _encode(
         self, texts: list[str], start: int, batch_size: int, prefix: str, advance: Advance | None
@@ -222,47 +215,6 @@ class TextEncoder:
                         f"{text[error.start]!a}; decode it with errors='replace'"
                     ) from error
             raise
-
-
-def _check(text: object, index: int) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"text {index}: expected a str, got {type(text).__name__}")
-
-
-def _windows(
-    texts: Iterator[str], batch_size: int, longest: int
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield each window and the number of its first text, at least one window.
-
-    No more than one character over ``longest`` is kept of a text: the tokenizer reads no further.
-    """
-    most, least = max(WINDOW_TEXTS, batch_size), 4 * batch_size
-    start, characters = 0, 0
-    window: list[str] = []
-    for index, text in enumerate(texts):
-        if len(window) >= most or (characters >= WINDOW_CHARACTERS and len(window) >= least):
-            yield start, window
-            start, characters, window = index, 0, []
-        _check(text, index)
-        window.append(text[: longest + 1])
-        characters += len(window[-1])
-    yield start, window
-
-
-def _gather(blocks: Iterator[npt.NDArray[Any]], count: int | None) -> npt.NDArray[Any]:
-    """Join blocks; where the ``count`` of rows is known they are never held twice."""
-    first = next(blocks)
-    if count == len(first):
-        return first
-    if count is None:
-        return np.concatenate([first, *blocks])
-    whole = np.empty((count, *first.shape[1:]), first.dtype)
-    whole[: len(first)] = first
-    start = len(first)
-    for block in blocks:
-        whole[start : start + len(block)] = block
-        start += len(block)
-    return whole
 
 
 def _progress(count: int | None) -> Any:

@@ -24,6 +24,7 @@ CHUNK_CHARACTERS = 4 << 20
 
 _SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 _SUFFIXES[".parquet"] = "parquet"
+_STRINGS = ("string", "large_string", "string_view")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +192,8 @@ def _check_columns(schema: Any, columns: Sequence[str], source: TextSource) -> N
             seen = ", ".join(schema.names)
             option = "--column" if name == source.column else "--keep"
             raise EncodeError(f"{source.path}: no column {name!r}, it has {seen}; set {option}")
-    kind = schema.field(source.column).type
-    if "string" not in str(kind):  # string, large_string, string_view, or a dictionary of them
+    kind = str(schema.field(source.column).type)
+    if kind.removeprefix("dictionary<values=").split(",")[0] not in _STRINGS:
         raise EncodeError(f"{source.path}: column {source.column!r} is {kind}, expected strings")
 
 

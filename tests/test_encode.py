@@ -152,11 +152,12 @@ def test_stdin(run: Run, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(vectors, encoder.encode(["one", "two"]), atol=1e-5)
 
 
-def test_lines_end_at_newlines_only(run: Run, encoder: TextEncoder, tmp_path: Path) -> None:
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
-    path.write_bytes("\ufeffone\r\n\r\ntwo\u2028lines\rin one\n".encode())
-    expected = encoder.encode(["one", "", "two\u2028lines\rin one"])
-    np.testing.assert_allclose(np.load(run(path)), expected, atol=1e-5)
+    path.write_bytes("\ufeffone\r\n\r\ntwo\u2028lines\rin \ufeffone\nlast".encode())
+    chunks = text_files.read_chunks(text_files.make_source(str(path), None, None, ()))
+    texts = [text for chunk in chunks for text in chunk.texts]
+    assert texts == ["one", "", "two\u2028lines\rin \ufeffone", "last"]
 
 
 def test_options_reach_the_encoder(run: Run, encoder: TextEncoder, tmp_path: Path) -> None:
@@ -255,6 +256,22 @@ def test_bad_columns_of_parquet(refuse: Callable[..., str], tmp_path: Path) -> N
     content = given.read_bytes()
     given.write_bytes(content[: len(content) // 2])
     assert "texts.parquet: not readable as parquet" in refuse(given)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_kinds_of_strings_in_parquet(
+    kind: str, run: Run, refuse: Callable[..., str], encoder: TextEncoder, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    texts = pa.array(TEXTS)
+    texts = texts.dictionary_encode() if kind == "dictionary" else texts.cast(kind)
+    table = pa.table({"text": texts, "lists": [["a"]] * len(TEXTS)})
+    pq.write_table(table, tmp_path / "texts.parquet")
+    vectors = np.load(run(tmp_path / "texts.parquet"))
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), atol=1e-5)
+    assert "expected strings" in refuse(tmp_path / "texts.parquet", "o.npy", "--column", "lists")
 
 
 def test_a_null_in_parquet(refuse: Callable[..., str], tmp_path: Path) -> None:
@@ -368,6 +385,8 @@ def test_interrupted(
     output: str, sent: signal.Signals, code: int, bundle: Path, tmp_path: Path
 ) -> None:
     """Killed with a chunk written and more to come; SIGKILL leaves the hidden file, no more."""
+    if output.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.encode", bundle, "-", output, "--format", "txt"],
         cwd=tmp_path,
@@ -388,6 +407,25 @@ def test_interrupted(
     assert process.returncode == code
     left = [path.name for path in tmp_path.iterdir()]
     assert left == ([f".{output}.{process.pid}.partial"] if sent is signal.SIGKILL else [])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_nothing_heavy_is_imported(engine: str, bundle: Path, tmp_path: Path) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    code = (
+        "import sys; from pipeline.encode import main; main(sys.argv[1:]); "
+        "print({'torch', 'transformers', 'pyarrow', 'rich', 'onnx'} & set(sys.modules))"
+    )
+    given = write(tmp_path / "texts.txt", TEXTS)
+    done = subprocess.run(
+        [sys.executable, "-c", code, bundle, given, tmp_path / "out.npy", "--engine", engine],
+        env=command_line.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_progress(

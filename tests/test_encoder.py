@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
-from pipeline import encoder as module
+from pipeline import windows as module
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, SourceModel
@@ -207,8 +207,8 @@ def test_windows_change_nothing(counted: TextEncoder, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "WINDOW_TEXTS", 16)
     for texts in (MIXED, iter(MIXED), tuple(MIXED), np.array(MIXED), dict.fromkeys(MIXED)):
         np.testing.assert_array_equal(counted.encode(texts, 5), expected)
-    assert len(counted.encode(MIXED[:16])) == 16
-    assert len(counted.encode(MIXED[:17])) == 17
+    assert len(counted.encode(MIXED[:16], 5)) == 16
+    assert len(counted.encode(MIXED[:17], 5)) == 17
 
 
 def test_a_window_of_long_texts_ends_early_but_fills_its_batches(
@@ -219,12 +219,14 @@ def test_a_window_of_long_texts_ends_early_but_fills_its_batches(
     engine = counted.engine
     assert isinstance(engine, Counted)
     assert engine.batches == [10] * 10
-    sizes = [len(window) for _, window in module._windows(iter(["x" * 500] * 90), 10, 10**6)]
+    sizes = [len(window) for _, window in module.windows(iter(["x" * 500] * 90), 10, 10**6)]
     assert sizes == [40, 40, 10]
+    sizes = [len(window) for _, window in module.windows(iter(["x" * 10] * 250), 1, 10**6)]
+    assert sizes == [100, 100, 50]
 
 
 def test_of_a_text_too_long_to_matter_only_the_beginning_is_kept() -> None:
-    ((_, window),) = module._windows(iter(["x" * 5000]), 1, 100)
+    ((_, window),) = module.windows(iter(["x" * 5000]), 1, 100)
     assert window == ["x" * 101]
 
 
@@ -291,9 +293,9 @@ def test_a_lone_surrogate_is_named(counted: TextEncoder, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "WINDOW_TEXTS", 4)
     texts = [*MIXED[:6], "half \ud83d an emoji"]
     with pytest.raises(ValueError, match=r"text 6 is not Unicode: a lone surrogate, '\\ud83d'"):
-        counted.encode(texts)
+        counted.encode(texts, 2)
     with pytest.raises(ValueError, match="text 6 is not Unicode"):
-        counted.encode(texts, prompt="prompt: ")
+        counted.encode(texts, 2, prompt="prompt: ")
 
 
 @pytest.mark.parametrize(

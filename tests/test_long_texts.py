@@ -93,6 +93,7 @@ def long_texts(sample: Dataset) -> dict[str, str]:
         "emoji": "👩‍👩‍👧‍👦 " * 4_000,
         "marks": "e\u0301\u0323" * 12_000,
         "no spaces": "日本語の文章です。" * 4_000,
+        "a word across the first look": ("a " * 45).ljust(4093) + "internationalization " * 900,
         "long lines": prose.replace(" ", "\r\n" * 40),
     }
 

@@ -130,6 +130,7 @@ def test_sentence_transformers_takes_the_prompts(bundle: Path, tmp_path: Path) -
 
 def test_backend_onnx_refuses_rather_than_pool_twice(bundle: Path) -> None:
     """It pools token embeddings, which the graph does not give out: docs/servers.md."""
+    pytest.importorskip("optimum.onnxruntime")
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(

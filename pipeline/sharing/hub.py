@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.errors import ShareError
 from pipeline.sharing.reference import HubReference
 
-_TRANSPORTS = ("requests", "httpx", "httpx2")
-"""What huggingface_hub speaks through, by its version; only that one is installed."""
+_CARRIERS = ("requests", "httpx", "httpx2", "httpcore")
+"""Modules whose errors mean that there was no answer."""
 
 
 def push_to_hub(bundle: Path, reference: HubReference, *, private: bool) -> HubReference:
@@ -73,23 +73,20 @@ class HubSource:
 
 @contextlib.contextmanager
 def _translated(reference: HubReference) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except HfHubHTTPError as error:
         raise ShareError(
             f"{reference}: {_words(error)}; check the name, and log in with hf auth login"
         ) from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in _TRANSPORTS:
+    except Exception as error:  # what carries the hub's answers: requests or httpx, by its version
+        if type(error).__module__.partition(".")[0] in _CARRIERS:
             raise ShareError(
-                f"{reference}: cannot be reached ({type(error).__name__}); check the network, and "
-                "that HF_HUB_OFFLINE is not set"
+                f"{reference}: cannot be reached ({type(error).__name__}); check the network"
             ) from error
-        if isinstance(error, OSError | ValueError):  # a name that is none is a ValueError
-            raise ShareError(f"{reference}: {_words(error)}") from error
-        raise
+        raise ShareError(f"{reference}: {_words(error)}") from error
 
 
 def _words(error: Exception) -> str:
