@@ -10,10 +10,12 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pipeline")
 
+Config = TypeVar("Config")
 Command = Callable[[PipelineConfig], int]
 
 _OK, _ERROR, _GATE_FAILED, _INTERRUPTED = 0, 1, 2, 130
+_WORDS = {_OK: "published", _GATE_FAILED: "gate failed"}
 
 
 def main(do: Command | None = None) -> int:
@@ -36,13 +40,31 @@ def main(do: Command | None = None) -> int:
     ``do`` takes a config and returns an exit code; None runs the pipeline.
     """
     register_schema()
+
+    def checked(config: PipelineConfig) -> int:
+        _check_names(config)
+        return (do or _run_pipeline)(config)
+
+    return run_composed("config", PipelineConfig, checked)
+
+
+def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -> int:
+    """Compose ``conf/<name>.yaml``, do what is asked with it, and return the exit code.
+
+    A sweep (``-m``) runs every job, ends with one line for each, and returns the worst code.
+    """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
     codes: list[int] = []
+    swept: list[str] = []
 
-    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)
     def job(composed: DictConfig) -> None:
-        codes.append(_run_job(composed, do or _run_pipeline, wants_traceback))
+        code, message = _run_job(composed, schema, do, wants_traceback)
+        codes.append(code)
+        of = HydraConfig.get()
+        if of.mode is RunMode.MULTIRUN:
+            swept.append(f"{' '.join(of.overrides.task)}: {message or _WORDS.get(code, code)}")
 
     try:
         job()
@@ -54,51 +76,53 @@ def main(do: Command | None = None) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        _fail(_explain(error, sys.argv[1:]))
+        _fail(_explain(error, sys.argv[1:], schema))
         return _ERROR
+    finally:
+        if swept:
+            print("\n".join(["", f"{len(swept)} jobs ended", *(f"  {line}" for line in swept)]))
     if _ERROR in codes:
         return _ERROR
     return max(codes, default=_OK)
 
 
-def _run_job(composed: DictConfig, do: Command, wants_traceback: bool) -> int:
-    """Run one job; a sweep goes on with the next whatever its outcome."""
+def _run_job(
+    composed: DictConfig, schema: type[Config], do: Callable[[Config], int], wants_traceback: bool
+) -> tuple[int, str | None]:
+    """Run one job and return its exit code, and the words of its error if it had one."""
     try:
-        config = _to_typed(composed)
-        _check_names(config)
+        config = _to_typed(composed, schema)
         _set_up_logging()
-        return do(config)
-    except PipelineError as error:
+        return do(config), None
+    except Exception as error:
         if wants_traceback:
             raise
-        _fail(str(error))
-        return _ERROR
-    except OmegaConfBaseException as error:
-        if wants_traceback:
-            raise
-        _fail(_explain(error, sys.argv[1:]))
-        return _ERROR
-    except OSError as error:
-        if wants_traceback:
-            raise
-        where = f" {error.filename}" if error.filename else ""
-        _fail(
-            f"cannot read or write{where}: {error.strerror or error}; nothing was published; set "
-            "artifacts_dir to a directory that is writable and has room"
-        )
-        return _ERROR
-    except MemoryError:
-        _fail("out of memory; lower validate.batch_size or engine.max_batch")
-        return _ERROR
-    except Exception as error:  # a bug of ours: still one line, with the way to the traceback
-        if wants_traceback:
-            raise
-        detail = " ".join(str(error).split())[:300]
-        _fail(
-            f"internal error: {type(error).__name__}: {detail}; please report it with the "
-            "traceback that HYDRA_FULL_ERROR=1 shows"
-        )
-        return _ERROR
+        message = _words(error, schema)
+    _fail(message)
+    return _ERROR, f"error: {message}"
+
+
+def _words(error: Exception, schema: type[Any]) -> str:
+    """Return what an error of a job means to the user, in one line."""
+    match error:
+        case PipelineError():
+            return str(error)
+        case OmegaConfBaseException():
+            return _explain(error, sys.argv[1:], schema)
+        case OSError():
+            where = f" {error.filename}" if error.filename else ""
+            return (
+                f"cannot read or write{where}: {error.strerror or error}; nothing was published; "
+                "set artifacts_dir to a directory that is writable and has room"
+            )
+        case MemoryError():
+            return "out of memory; lower validate.batch_size or engine.max_batch"
+        case _:  # a bug of ours: still one line, with the way to the traceback
+            detail = " ".join(str(error).split())[:300]
+            return (
+                f"internal error: {type(error).__name__}: {detail}; please report it with the "
+                "traceback that HYDRA_FULL_ERROR=1 shows"
+            )
 
 
 def _run_pipeline(config: PipelineConfig) -> int:
@@ -129,12 +153,12 @@ def _share(bundle: Path, config: PublishConfig) -> None:
             ) from error
 
 
-def _to_typed(composed: DictConfig) -> PipelineConfig:
+def _to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     """Return the config as dataclasses; merging with the schema refuses keys added with ``+``."""
     plain = OmegaConf.to_container(composed)
-    checked = OmegaConf.merge(OmegaConf.structured(PipelineConfig), plain)
+    checked = OmegaConf.merge(OmegaConf.structured(schema), plain)
     config = OmegaConf.to_object(checked)
-    assert isinstance(config, PipelineConfig)
+    assert isinstance(config, schema)
     return config
 
 
@@ -182,7 +206,7 @@ def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def _explain(error: Exception, arguments: Sequence[str]) -> str:
+def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> str:
     """Turn Hydra's and OmegaConf's messages into one line that names the key and the choices."""
     text = str(error)
     causes = f"{text} {error.__cause__ or ''}"
@@ -190,10 +214,13 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         group, _, choice = match[1].rpartition("/")
         options = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
+    refused = re.search(r"Could not override '([^']+)'", text)
+    if refused is not None and _is_mapping(refused[1], schema):
+        return f"{refused[1]}: new keys are added with a plus: +{refused[1]}={{KEY: VALUE}}"
     if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
-        return _unknown_key(match[1], arguments)
+        return _unknown_key(match[1], arguments, schema)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1].rpartition(".")[2], arguments)
+        return _unknown_key(match[1].rpartition(".")[2], arguments, schema)
     key = re.search(r"full_key: (\S+)", causes)
     if key is not None and "missing mandatory value" in causes.lower():
         return f"{key[1]} is not set; add {key[1]}=…"
@@ -205,12 +232,17 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
     return f"{prefix}{first}; see python -m pipeline --help"
 
 
-def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+def _is_mapping(key: str, schema: type[Any]) -> bool:
+    node = OmegaConf.select(OmegaConf.structured(schema), key)
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
+
+
+def _unknown_key(key: str, arguments: Sequence[str], schema: type[Any]) -> str:
     """Name the override with the unknown key, and the keys that exist where it goes astray."""
     given = next(
         (a.partition("=")[0].lstrip("+~") for a in arguments if key in a.partition("=")[0]), key
     )
-    node = OmegaConf.structured(PipelineConfig)
+    node = OmegaConf.structured(schema)
     for part in given.split("."):
         names = sorted(map(str, node))
         child = node.get(part) if part in names else None

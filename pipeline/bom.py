@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.origin import source_name
+
 Data = dict[str, Any]
 
 BOM = "bom.cdx.json"
@@ -64,7 +66,7 @@ def _model(manifest: Mapping[str, Any], report: Mapping[str, Any], data_sets: li
         "bom-ref": _MODEL,
         "name": f"{model['name']}-{manifest['precision']}",
         "version": _version(model),
-        "description": f"{model['id']} as ONNX, GEMMs in {manifest['precision_type']}",
+        "description": f"{source_name(model)} as ONNX, GEMMs in {manifest['precision_type']}",
         **_license(model),
         "modelCard": {
             "modelParameters": {
@@ -128,7 +130,7 @@ def _weights(manifest: Mapping[str, Any]) -> Data:
     return {
         "type": "machine-learning-model",
         "bom-ref": _WEIGHTS,
-        "name": model["base_model"] or model["id"],
+        "name": model["base_model"] or source_name(model),
         "version": _version(model),
         "hashes": _hashes(model["weights_sha256"]),
         **_license(model),

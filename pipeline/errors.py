@@ -16,7 +16,9 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── BuildError       TensorRT could not parse or build, or its process died
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
+    ├── NightlyError     the matrix of a night cannot be started, or not be written down
     ├── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── HistoryError     the database of nights is locked, damaged or read-only
     ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
     └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
@@ -66,8 +68,16 @@ class PublishError(PipelineError):
     """The bundle cannot be published."""
 
 
+class NightlyError(PipelineError):
+    """A night cannot start, or what became of it cannot be written down."""
+
+
 class BundleError(PipelineError):
     """A published bundle cannot be loaded."""
+
+
+class HistoryError(PipelineError):
+    """The history of nights cannot be read or written."""
 
 
 class ShareError(PipelineError):

@@ -92,8 +92,8 @@ def _check(manifest: Any) -> None:
     schema = _field(manifest, "", "schema", int)
     if schema > SCHEMA:
         raise _NewerError(
-            f"schema {schema} is newer than this version reads ({SCHEMA}): update it with "
-            "pip install -U sentence-transformer-trt"
+            f"schema {schema} is newer than this version of sentence-transformer-trt reads "
+            f"({SCHEMA}): update it"
         )
     if schema != SCHEMA:
         raise ValueError(f"schema {schema}, expected {SCHEMA}")

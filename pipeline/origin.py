@@ -38,3 +38,12 @@ def base_model(source: SourceModel, config: Mapping[str, Any]) -> str | None:
     hub_id, sha256 = model.get("hub_id"), model.get("weights_sha256")
     known = isinstance(hub_id, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) is not None
     return hub_id if known and sha256 == source.sha256 else None
+
+
+def source_name(model: Mapping[str, Any]) -> str:
+    """Return what the weights are called, by a manifest's ``model``.
+
+    A directory's path says nothing on another machine, and is not for everybody to read.
+    """
+    name = model["name"] if model["origin"] == "directory" else model["id"]
+    return str(name)

@@ -67,6 +67,14 @@ def _remove_dead(root: Path) -> None:
             continue
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def publish_directory(source: Path, target: Path) -> None:
     """Put ``source`` in ``target``'s place by one rename; what was there before is removed.
 

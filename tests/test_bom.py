@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 from bundles import PLAN, manifest_of, publish_tiny
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from example_report import VARIANTS, failed, int8
 
 from pipeline.bom import make_bom
@@ -16,9 +14,12 @@ from pipeline.contracts import OnnxModel, SourceModel
 Data = dict[str, Any]
 
 
-def assert_valid(bom: Data) -> None:
-    validator = JsonStrictValidator(SchemaVersion.V1_6)
-    assert validator.validate_str(json.dumps(bom)) is None
+def complaint(bom: Data) -> object:
+    """Return what CycloneDX's schema has against it, or None."""
+    version = pytest.importorskip("cyclonedx.schema").SchemaVersion.V1_6
+    validator: Any = pytest.importorskip("cyclonedx.validation.json").JsonStrictValidator(version)
+    found: object = validator.validate_str(json.dumps(bom))
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +36,9 @@ def bom(tiny_bundle: Path) -> Data:
 
 
 def test_valid(bom: Data) -> None:
-    assert_valid(bom)
+    assert complaint(bom) is None
     broken = bom | {"components": [{"type": "model"}]}
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(broken)) is not None
+    assert complaint(broken) is not None
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -45,7 +46,7 @@ def test_valid(bom: Data) -> None:
 def test_every_report_gives_a_valid_one(manifest: Data, variant: str, stated: str | None) -> None:
     licence = None if stated is None else {"id": stated, "name": "a licence", "link": "LICENSE"}
     model = manifest["model"] | {"license": licence}
-    assert_valid(make_bom(manifest | {"model": model}, VARIANTS[variant]()))
+    assert complaint(make_bom(manifest | {"model": model}, VARIANTS[variant]())) is None
 
 
 def by_name(bom: Data) -> dict[str, Data]:
@@ -57,8 +58,9 @@ def test_what_it_says(bom: Data, manifest: Data, tiny_source: SourceModel) -> No
     assert model["type"] == "machine-learning-model"
     assert model["name"] == "tiny-int8"
     parts = by_name(bom)
-    weights = parts[tiny_source.location]
+    weights = parts["tiny"]
     assert weights["hashes"] == [{"alg": "SHA-256", "content": tiny_source.sha256}]
+    assert str(tiny_source.path) not in json.dumps(bom)
     assert parts[PLAN]["hashes"][0]["content"] == manifest["files"][PLAN]["sha256"]
     assert parts["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     calibration = int8()["quantization"]["calibration"]

@@ -84,7 +84,7 @@ def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> No
         (lambda m: m.update(schema="1"), "schema is text, expected an integer"),
         (lambda m: m.update(schema=True), "schema is true or false, expected an integer"),
         (lambda m: m.update(schema=0), "schema 0, expected 1; publish"),
-        (lambda m: m.update(schema=2), "schema 2 is newer than this version reads (1): update"),
+        (lambda m: m.update(schema=2), "-trt reads (1): update it"),
         (lambda m: m.update(precision=8), "precision is an integer, expected text"),
         (lambda m: m.update(precision_type="int4"), "precision_type is 'int4', expected one of"),
         (lambda m: m.update(files=[]), "files is a list, expected an object"),

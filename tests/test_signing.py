@@ -5,11 +5,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundles import flip, list_again, publish_tiny
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import BundleError, PublishError
@@ -19,12 +18,18 @@ from pipeline.verify import main
 
 pytest.importorskip("model_signing")
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
+def write_pair(path: Path, curve: str = "SECP256R1", password: bytes | None = None) -> Path:
+    """Write a new private key as ``path`` and its public half beside it; curve RSA is none."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-def write_pair(key: PrivateKey, path: Path, password: bytes | None = None) -> Path:
-    """Write the private key as ``path`` and its public half as ``path.pub``."""
-    lock = (
+    key: Any = (
+        rsa.generate_private_key(65537, 2048)
+        if curve == "RSA"
+        else ec.generate_private_key(getattr(ec, curve)())
+    )
+    lock: Any = (
         serialization.NoEncryption()
         if password is None
         else serialization.BestAvailableEncryption(password)
@@ -39,9 +44,7 @@ def write_pair(key: PrivateKey, path: Path, password: bytes | None = None) -> Pa
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private key; its public half is beside it."""
-    return write_pair(
-        ec.generate_private_key(ec.SECP256R1()), tmp_path_factory.mktemp("k") / "k.pem"
-    )
+    return write_pair(tmp_path_factory.mktemp("k") / "k.pem")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def test_tampered(
 
 
 def test_the_key_of_somebody_else(signed: Path, tmp_path: Path) -> None:
-    other = write_pair(ec.generate_private_key(ec.SECP256R1()), tmp_path / "other.pem")
+    other = write_pair(tmp_path / "other.pem")
     problem = signature_problem(signed, other.with_suffix(".pub"))
     assert problem is not None
     assert "not the signature of this bundle by" in problem
@@ -148,7 +151,7 @@ def test_a_signature_over_other_files(signed: Path, key: Path, tmp_path: Path) -
 def test_a_key_with_a_password(
     password: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = write_pair(ec.generate_private_key(ec.SECP384R1()), tmp_path / "k.pem", b"right")
+    locked = write_pair(tmp_path / "k.pem", "SECP384R1", b"right")
     monkeypatch.delenv("SIGNING_KEY_PASSWORD", raising=False)
     if password is not None:
         monkeypatch.setenv("SIGNING_KEY_PASSWORD", password)
@@ -160,7 +163,7 @@ def test_a_key_with_a_password(
 
 
 def test_keys_that_are_none(signed: Path, tmp_path: Path) -> None:
-    rsa_key = write_pair(rsa.generate_private_key(65537, 2048), tmp_path / "rsa.pem")
+    rsa_key = write_pair(tmp_path / "rsa.pem", "RSA")
     text = tmp_path / "text.pem"
     text.write_text("no key")
     for path in (rsa_key, text, tmp_path / "missing.pem", tmp_path):

@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from bundles import PLAN, flip, list_again, manifest_of, write_manifest
 
 from pipeline.contracts import sha256_file
+from pipeline.engines.gpu import Gpu
 from pipeline.errors import BundleError, ShareError
 from pipeline.runtime import load
 from pipeline.sharing.reference import HubReference
@@ -207,6 +210,29 @@ def test_tampered_plan(
         load(bundle, engine)
     assert opened == []
     assert ".plan" in refused(capsys, str(bundle))
+
+
+def test_an_engine_for_another_version(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that was asked for is refused by name, with the command; auto takes another."""
+    installed = ModuleType("tensorrt_rtx")
+    installed.__dict__["__version__"] = "1.8.0"
+    gpu = Gpu(name="NVIDIA L4", compute_capability=(8, 9), driver=None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
+    monkeypatch.setattr("pipeline.engines.tensorrt.find_gpu", lambda: gpu)
+    monkeypatch.setattr("pipeline.engines.tensorrt.is_installed", lambda _module: True)
+    words = (
+        "built for ampere_plus with TensorRT-RTX 1.7.1, this is sm_89 (NVIDIA L4) with "
+        "TensorRT-RTX 1.8.0"
+    )
+    with pytest.raises(BundleError) as raised:
+        load(bundle, "tensorrt_rtx")
+    command = "python -m pipeline model=tiny precision=int8 engine=tensorrt_rtx"
+    assert f"{PLAN}: {words}: rebuild with {command}" in str(raised.value)
+    with caplog.at_level("INFO"):
+        assert load(bundle).engine.name in ("onnxruntime", "openvino")
+    assert f"not used: {PLAN}: {words}" in caplog.text
 
 
 def test_the_plan_is_deserialized_from_the_bytes_that_were_hashed(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.origin import source_name
 from pipeline.report.html import environment
 from pipeline.report.markdown import escape
 from pipeline.report.table import COLUMNS, rows
@@ -24,6 +25,7 @@ def render_card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         front_matter=_front_matter(manifest),
         manifest=manifest,
         model=manifest["model"],
+        source_name=source_name(manifest["model"]),
         report=report,
         columns=COLUMNS[2:],
         rows=rows(report),

@@ -8,6 +8,9 @@ from pathlib import Path
 from pipeline.errors import ShareError
 from pipeline.sharing.reference import HubReference
 
+_CARRIERS = ("requests", "httpx", "httpx2", "httpcore")
+"""Modules whose errors mean that there was no answer."""
+
 
 def push_to_hub(bundle: Path, reference: HubReference, *, private: bool) -> HubReference:
     """Make the branch hold this bundle and nothing else, in one commit; return that commit.
@@ -70,22 +73,19 @@ class HubSource:
 
 @contextlib.contextmanager
 def _translated(reference: HubReference) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import ConnectionError as Unreachable
-    from requests.exceptions import Timeout
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except (Unreachable, Timeout) as error:
-        raise ShareError(
-            f"{reference}: cannot be reached ({type(error).__name__}); check the network, and that "
-            "HF_HUB_OFFLINE is not set"
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except HfHubHTTPError as error:
         raise ShareError(
             f"{reference}: {_words(error)}; check the name, and log in with hf auth login"
         ) from error
-    except (OSError, ValueError) as error:  # a name that is none is a ValueError
+    except Exception as error:  # what carries the hub's answers: requests or httpx, by its version
+        if type(error).__module__.partition(".")[0] in _CARRIERS:
+            raise ShareError(
+                f"{reference}: cannot be reached ({type(error).__name__}); check the network"
+            ) from error
         raise ShareError(f"{reference}: {_words(error)}") from error
 
 

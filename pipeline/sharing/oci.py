@@ -11,12 +11,12 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.contracts import sha256_file
 from pipeline.errors import ShareError
 from pipeline.manifest import MANIFEST, MAX_BYTES
 from pipeline.sharing.reference import OciReference
@@ -56,14 +56,18 @@ def check_oras() -> None:
         raise ShareError("OCI registries need the Python package oras (extra: oci): install it")
 
 
-def push_to_registry(bundle: Path, names: list[str], created: str, reference: OciReference) -> str:
-    """Upload the files named, equal ones once, and return the digest of the image manifest.
+def push_to_registry(
+    bundle: Path, digests: Mapping[str, str], created: str, reference: OciReference
+) -> str:
+    """Upload files, equal ones once, and return the digest of the image manifest.
+
+    ``digests`` are their sha256 by name, found before: the registry refuses other bytes.
 
     Raises:
         ShareError: the registry cannot be reached or refuses.
     """
     registry, container = _connect(reference)
-    layers = [_layer(bundle, name) for name in names]
+    layers = [_layer(bundle, name, sha256) for name, sha256 in digests.items()]
     manifest = {
         "schemaVersion": 2,
         "mediaType": _IMAGE_MANIFEST,
@@ -75,7 +79,7 @@ def push_to_registry(bundle: Path, names: list[str], created: str, reference: Oc
         },
         "layers": layers,
         "annotations": {
-            MANIFEST_SHA256: sha256_file(bundle / MANIFEST),
+            MANIFEST_SHA256: digests[MANIFEST],
             _CREATED: created,
         },
     }
@@ -83,7 +87,7 @@ def push_to_registry(bundle: Path, names: list[str], created: str, reference: Oc
     with _translated(reference):
         for layer in by_digest.values():
             path = bundle / layer["annotations"][_TITLE]
-            log.info("%s: %.1f MiB", path, layer["size"] / 2**20)
+            _log_large(layer)
             large = layer["size"] > _IN_ONE_PIECE
             _ok(registry.upload_blob(str(path), container, layer, do_chunked=large))
         with tempfile.NamedTemporaryFile() as config:
@@ -94,12 +98,16 @@ def push_to_registry(bundle: Path, names: list[str], created: str, reference: Oc
     return str(response.headers["Docker-Content-Digest"])
 
 
-def _layer(bundle: Path, name: str) -> dict[str, Any]:
-    path = bundle / name
+def _log_large(layer: Mapping[str, Any]) -> None:
+    if layer["size"] >= 2**20:
+        log.info("%s: %.1f MiB", layer["annotations"][_TITLE], layer["size"] / 2**20)
+
+
+def _layer(bundle: Path, name: str, sha256: str) -> dict[str, Any]:
     return {
         "mediaType": _MEDIA_TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
-        "digest": f"sha256:{sha256_file(path)}",
-        "size": path.stat().st_size,
+        "digest": f"sha256:{sha256}",
+        "size": (bundle / name).stat().st_size,
         "annotations": {_TITLE: name},
     }
 
@@ -145,15 +153,22 @@ class OciSource:
                 raise ValueError(f"{name} of {layer['size']} bytes")
             twin = self._fetched.setdefault(layer["digest"], target)
             if twin is not target:
-                os.link(twin, target)
+                _link(twin, target)
                 return
-            log.info("%s: %.1f MiB", name, layer["size"] / 2**20)
+            _log_large(layer)
             blob = self._registry.get_blob(self._container, layer["digest"], stream=True)
             with _ok(blob), target.open("wb") as out:
                 for chunk in blob.iter_content(2**20):
                     out.write(chunk)
                     if out.tell() > layer["size"]:
                         raise ValueError(f"{name} is larger than {layer['size']} bytes")
+
+
+def _link(twin: Path, target: Path) -> None:
+    try:
+        os.link(twin, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(twin, target)
 
 
 def _layers(manifest: Any) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from pipeline.config import PublishConfig
+from pipeline.contracts import sha256_file
 from pipeline.errors import BundleError, PublishError, ShareError
 from pipeline.manifest import MANIFEST, SIGNATURE, manifest_bytes, parse_manifest
 from pipeline.sharing.hub import HubSource, push_to_hub
@@ -43,9 +44,11 @@ def push(bundle: Path, reference: Reference, *, private: bool = True) -> Referen
     log.info("push %s to %s …", bundle, reference)
     if isinstance(reference, HubReference):
         return push_to_hub(bundle, reference, private=private)
-    names = [MANIFEST, *found.manifest["files"]]
-    names += [SIGNATURE] if (bundle / SIGNATURE).exists() else []
-    digest = push_to_registry(bundle, names, str(found.manifest.get("created", "")), reference)
+    digests = {MANIFEST: found.manifest_sha256}
+    digests |= {name: file["sha256"] for name, file in found.manifest["files"].items()}
+    if (bundle / SIGNATURE).exists():
+        digests[SIGNATURE] = sha256_file(bundle / SIGNATURE)
+    digest = push_to_registry(bundle, digests, str(found.manifest.get("created", "")), reference)
     return OciReference(registry=reference.registry, repository=reference.repository, digest=digest)
 
 
@@ -64,12 +67,12 @@ def pull(
     Raises:
         ShareError: it cannot be pulled, does not verify, or something else is at ``target``.
     """
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise ShareError(f"{target}: there, and no bundle: name a directory that does not exist")
+    place = target.resolve()  # a link to a bundle goes on leading to it
+    _check_free(place)
     source = HubSource(reference) if isinstance(reference, HubReference) else OciSource(reference)
     log.info("pull %s to %s …", source.reference, target)
     try:
-        with staging(target.parent) as work:
+        with staging(place.parent) as work:
             bundle = work / "bundle"
             bundle.mkdir()
             try:
@@ -77,7 +80,7 @@ def pull(
                 require_verified(bundle, manifest_sha256=manifest_sha256, public_key=public_key)
             except BundleError as error:
                 raise ShareError(str(error).replace(str(bundle), str(reference))) from error
-            publish_directory(bundle, target)
+            publish_directory(bundle, place)
     except (PublishError, OSError) as error:
         cause = error.__cause__ or error
         reason = cause.strerror if isinstance(cause, OSError) else cause
@@ -85,6 +88,18 @@ def pull(
             f"cannot write {target}: {reason}; name a directory that you may write, with room"
         ) from error
     return source.reference
+
+
+def _check_free(place: Path) -> None:
+    """Make sure that what is about to be replaced is a bundle, not somebody's work."""
+    if not place.exists():
+        return
+    try:
+        parse_manifest(place, manifest_bytes(place))
+    except BundleError as error:
+        raise ShareError(
+            f"{place}: there, and no bundle: remove it, or name a directory that does not exist"
+        ) from error
 
 
 def _fetch(source: HubSource | OciSource, bundle: Path, manifest_sha256: str | None) -> None:

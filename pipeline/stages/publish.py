@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 from pipeline.bom import BOM, make_bom
 from pipeline.config import SigningConfig
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
+from pipeline.deploy.triton import write_triton
 from pipeline.errors import PublishError
 from pipeline.graph import model_sha256
 from pipeline.manifest import MANIFEST, SCHEMA
@@ -23,7 +23,7 @@ from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
 from pipeline.signing import sign_bundle
-from pipeline.store import publish_directory
+from pipeline.store import link_or_copy, publish_directory
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def publish(
         _place(graphs.portable.path, bundle)
         for engine in engines:
             _place(engine.path, bundle / "engines")
+        write_triton(bundle, source, graphs.portable, engines)
         write_report(report, bundle)
         expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
         expected[bundle_name(graphs.portable.path)] = graphs.portable.sha256
@@ -114,10 +115,7 @@ def _place(path: Path, directory: Path) -> None:
     for file in (path, path.with_name(f"{path.name}.data")):
         if not file.exists():
             continue
-        try:
-            os.link(file, directory / file.name)
-        except OSError:
-            shutil.copyfile(file, directory / file.name)
+        link_or_copy(file, directory / file.name)
 
 
 def _list_files(bundle: Path) -> dict[str, dict[str, Any]]:

@@ -75,10 +75,12 @@ def test_what_it_leads_to(manifest: Data) -> None:
     assert PLAN.replace("_", "\\_") in text or PLAN in text
     assert "(SOURCE_README.md)" in text
     assert "SOURCE_README.md" not in card(manifest, source_card=False)[1]
+    assert manifest["model"]["id"] not in text  # a path of the machine
+    assert "me/base@1" in card(manifest, origin="hub", id="me/base@1")[1]
 
 
 def test_markup_in_names_stays_text(manifest: Data) -> None:
-    _, text = card(manifest, int8() | {"dataset": LONG}, id="<script>|a|")
+    _, text = card(manifest, int8() | {"dataset": LONG}, name="<script>|a|")
     assert "<script>" not in text
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import PLAN, flip, list_again, manifest_of
+from bundles import PLAN, flip, list_again, manifest_of, write_manifest
 
 from pipeline.contracts import sha256_file
 from pipeline.errors import BundleError, ShareError
@@ -21,6 +21,7 @@ from pipeline.share import main
 from pipeline.sharing.oci import MANIFEST_SHA256, OciSource
 from pipeline.sharing.reference import OciReference, parse_reference
 from pipeline.sharing.transfer import pull, push
+from pipeline.verification import Verification, require_verified
 
 pytest.importorskip("oras")
 
@@ -153,14 +154,29 @@ def test_a_bundle_that_is_there_is_replaced(
 
 def test_what_is_no_bundle_is_left_alone(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     push(bundle, registry.reference())
-    for target in (tmp_path / "directory", tmp_path / "file"):
-        if target.name == "file":
-            target.write_text("mine")
-        else:
-            target.mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "a page of mine"}')
+    for target in (tmp_path / "file", tmp_path / "directory", tmp_path / "web"):
         with pytest.raises(ShareError, match="there, and no bundle"):
             pull(registry.reference(), target)
-        assert target.exists()
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "directory").is_dir()
+    assert (tmp_path / "web" / "manifest.json").is_file()
+
+
+def test_a_link_goes_on_leading_to_the_bundle(
+    bundle: Path, registry: Registry, tmp_path: Path
+) -> None:
+    push(bundle, registry.reference())
+    target = shutil.copytree(bundle, tmp_path / "target")
+    (target / "old").write_text("of before")
+    current = tmp_path / "current"
+    current.symlink_to("target")
+    pull(registry.reference(), current)
+    assert current.is_symlink()
+    assert contents(target) == contents(bundle)
 
 
 def test_what_does_not_verify_is_not_pushed(bundle: Path, registry: Registry) -> None:
@@ -171,24 +187,28 @@ def test_what_does_not_verify_is_not_pushed(bundle: Path, registry: Registry) ->
         OciSource(registry.reference("damaged"))
 
 
-def test_a_push_is_over_when_it_is_over(
+def test_a_file_swapped_behind_the_check(
     bundle: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file swapped behind the check is refused by the registry, and no tag appears."""
-    monkeypatch.setattr(
-        "pipeline.sharing.transfer.require_verified",
-        lambda b: type("Found", (), {"manifest": manifest_of(b)}),
-    )
-    layers: list[str] = []
+    """The registry refuses other bytes than those that were verified, and no tag appears."""
 
-    def wrong(path: Path) -> str:
-        layers.append(path.name)
-        return sha256_file(path) if path.name != PLAN.rpartition("/")[2] else "0" * 64
+    def verify_then_swap(path: Path) -> Verification:
+        found = require_verified(path)
+        flip(path / PLAN)
+        return found
 
-    monkeypatch.setattr("pipeline.sharing.oci.sha256_file", wrong)
+    (bundle / PLAN).write_bytes(b"a plan that the registry does not have yet")
+    list_again(bundle, PLAN)
+    manifest = manifest_of(bundle)
+    manifest["lineage"][-1]["sha256"] = sha256_file(bundle / PLAN)
+    write_manifest(bundle, manifest)
+    report = json.loads((bundle / "report.json").read_text())
+    report["artifacts"][1]["bytes"] = (bundle / PLAN).stat().st_size
+    (bundle / "report.json").write_text(json.dumps(report))
+    list_again(bundle, "report.json")
+    monkeypatch.setattr("pipeline.sharing.transfer.require_verified", verify_then_swap)
     with pytest.raises(ShareError, match="DIGEST_INVALID"):
         push(bundle, registry.reference("swapped"))
-    assert "manifest.json" in layers
     with pytest.raises(ShareError, match="MANIFEST_UNKNOWN"):
         OciSource(registry.reference("swapped"))
 

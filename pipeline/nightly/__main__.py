@@ -1,0 +1,105 @@
+"""Build a matrix of models, precisions and devices: ``python -m pipeline.nightly``.
+
+Exit codes: 0 every cell published; 2 nothing worse than a failed gate; 1 anything else.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.__main__ import run_composed
+from pipeline.errors import PipelineError
+from pipeline.nightly.after import close_night
+from pipeline.nightly.config import Launcher, NightlyConfig, register_schema
+from pipeline.nightly.files import write_json, write_text
+from pipeline.nightly.junit import to_junit
+from pipeline.nightly.kubernetes import run_kubernetes
+from pipeline.nightly.local import run_local
+from pipeline.nightly.matrix import make_cells
+from pipeline.nightly.night import Night, open_night
+from pipeline.nightly.screen import screen
+from pipeline.nightly.slurm import run_slurm
+from pipeline.nightly.stop import Stop
+from pipeline.nightly.summary import Summary, read_statuses, to_json, to_markdown, to_text
+
+log = logging.getLogger(__name__)
+
+_RUN: dict[Launcher, Callable[..., dict[str, str] | None]] = {
+    Launcher.local: run_local,
+    Launcher.slurm: run_slurm,
+    Launcher.kubernetes: run_kubernetes,
+}
+
+
+def main() -> int:
+    """Run the night that the command line asks for and return the exit code."""
+    register_schema()
+    return run_composed("nightly", NightlyConfig, run_night)
+
+
+def run_night(config: NightlyConfig) -> int:
+    """Run what is left of a night, close it, and print its summary; return the exit code.
+
+    Raises:
+        PipelineError: it cannot start. Later nothing keeps the summary from coming out.
+    """
+    cwd = Path(config.kubernetes.mount) if config.launcher is Launcher.kubernetes else Path.cwd()
+    arguments = sys.argv[1:]
+    cells = make_cells(config)
+    with (
+        Stop() as stopping,
+        open_night(Path(config.output), config.night, cells, arguments=arguments, cwd=cwd) as night,
+    ):
+        problems: list[str] = []
+        reasons: dict[str, str] | None = {}
+        pending = night.pending()
+        try:
+            with screen(night) as shown:
+                if pending:
+                    run = _RUN[config.launcher]
+                    reasons = run(night, pending, config, stopping, shown.refresh)
+        except (PipelineError, OSError) as error:
+            problems.append(str(error))
+        if reasons is None:  # the cells are for someone else to start
+            return 0
+        summary = Summary(
+            night=night.id,
+            directory=night.directory,
+            statuses=read_statuses(night, reasons),
+            problems=tuple(problems),
+        )
+        summary = _write(summary)
+        if stopping.signal is None:
+            summary = _write(_with_history(summary, night, config))
+        print(to_text(summary))
+        return summary.exit_code
+
+
+def _with_history(summary: Summary, night: Night, config: NightlyConfig) -> Summary:
+    database = Path(config.history or Path(config.output) / "history.sqlite")
+    try:
+        findings = close_night(night, summary.statuses, database)
+    except Exception as error:  # whatever it is, the night's own summary has to come out
+        log.debug("history", exc_info=True)
+        problem = f"history: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return replace(summary, problems=(*summary.problems, problem))
+    return replace(summary, findings=findings)
+
+
+def _write(summary: Summary) -> Summary:
+    """Write the summary's files; what cannot be written is a problem of the night."""
+    directory = summary.directory
+    try:
+        write_json(directory / "summary.json", to_json(summary))
+        write_text(directory / "summary.md", to_markdown(summary))
+        write_text(directory / "junit.xml", to_junit(summary))
+    except OSError as error:
+        problem = f"cannot write the summary: {error.strerror or error}; make room in {directory}"
+        return replace(summary, problems=(*summary.problems, problem))
+    return summary
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""A night's directory: its lock, its plan, its cells."""
+
+import contextlib
+import json
+import logging
+import re
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import ConfigError, NightlyError
+from pipeline.nightly.cell import write_cell
+from pipeline.nightly.files import read_json, write_json
+from pipeline.nightly.matrix import Cell
+from pipeline.nightly.status import Status
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"\d{8}T\d{6}Z")
+_PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Night:
+    """A night that this process holds: ``id`` is when it began, in UTC (``20261121T020000Z``)."""
+
+    id: str
+    directory: Path
+    cells: tuple[Cell, ...]
+
+    def of(self, cell: Cell) -> Path:
+        """Return the cell's directory."""
+        return self.directory / cell.name
+
+    def pending(self) -> tuple[Cell, ...]:
+        """Return the cells without a final status."""
+        statuses = ((cell, Status.read(self.of(cell))) for cell in self.cells)
+        return tuple(cell for cell, status in statuses if not (status and status.state.is_final))
+
+
+@contextlib.contextmanager
+def open_night(
+    output: Path, wanted: str | None, cells: Sequence[Cell], *, arguments: Sequence[str], cwd: Path
+) -> Iterator[Night]:
+    """Start a night in ``output``, or go on with ``wanted``; hold it until the end.
+
+    Raises:
+        ConfigError: ``wanted`` is no night's name, or that night has other cells.
+        NightlyError: another process works in ``output``, or it cannot be written.
+    """
+    if wanted is not None and not _ID.fullmatch(wanted):
+        raise ConfigError(f"night={wanted}: expected a night's directory, as 20261121T020000Z")
+    output = output.absolute()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise NightlyError(
+            f"another nightly works in {output}; wait for its end, or set output to another place"
+        ) from error
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    with lock:
+        try:
+            night = _prepare(output, wanted, tuple(cells), arguments, cwd)
+        except OSError as error:
+            raise _unwritable(output, error) from error
+        yield night
+
+
+def _prepare(
+    output: Path, wanted: str | None, cells: tuple[Cell, ...], arguments: Sequence[str], cwd: Path
+) -> Night:
+    name = wanted or _new_id(output)
+    night = Night(id=name, directory=output / name, cells=cells)
+    plan = read_json(night.directory / _PLAN_FILE)
+    planned = json.loads(json.dumps([asdict(cell) for cell in cells]))
+    if plan is None:
+        night.directory.mkdir(exist_ok=True)
+        for cell in cells:
+            write_cell(cell, night.of(cell), cwd)
+        again = [argument for argument in arguments if not argument.startswith("night=")]
+        command = shlex.join(["python", "-m", "pipeline.nightly", *again, f"night={name}"])
+        write_json(
+            night.directory / _PLAN_FILE, {"schema": 1, "command": command, "cells": planned}
+        )
+        log.info("night %s: %d cells; go on with it by: %s", name, len(cells), command)
+    elif plan.get("cells") != planned:
+        raise ConfigError(
+            f"night {name} was started with other cells; go on with it by: {plan.get('command')}"
+        )
+    else:
+        left = len(night.pending())
+        log.info("night %s: %d of %d cells are left", name, left, len(cells))
+    return night
+
+
+def _new_id(output: Path) -> str:
+    while (output / (name := f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")).exists():
+        time.sleep(0.2)
+    return name
+
+
+def _unwritable(output: Path, error: OSError) -> NightlyError:
+    return NightlyError(
+        f"cannot write {error.filename or output}: {error.strerror or error}; set output to a "
+        "directory that is writable and has room"
+    )
