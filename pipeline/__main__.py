@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra
@@ -18,8 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import CONF_DIR, PipelineConfig, register_schema
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.config import CONF_DIR, PipelineConfig, PublishConfig, register_schema
+from pipeline.errors import ConfigError, PipelineError, ShareError
 
 if TYPE_CHECKING:
     from pipeline.contracts import Outcome
@@ -129,7 +130,27 @@ def _run_pipeline(config: PipelineConfig) -> int:
 
     outcome = run(config)
     _print_outcome(outcome)
+    if outcome.published:
+        _share(outcome.path, config.publish)
     return _OK if outcome.published else _GATE_FAILED
+
+
+def _share(bundle: Path, config: PublishConfig) -> None:
+    """Push what was published where the config says; the bundle here stays, whatever comes of it.
+
+    Raises:
+        ShareError: not pushed; the message says how to push it without another run.
+    """
+    from pipeline.sharing.transfer import push, references
+
+    for reference in references(config):
+        try:
+            print(f"pushed {push(bundle, reference, private=config.hub.private)}")
+        except ShareError as error:
+            again = f"python -m pipeline.share push {bundle} {reference}"
+            raise ShareError(
+                f"published here, not pushed: {error}; push it with {again}"
+            ) from error
 
 
 def _to_typed(composed: DictConfig, schema: type[Config]) -> Config:
@@ -148,7 +169,8 @@ def _check_names(config: PipelineConfig) -> None:
         ConfigError: a name with anything but letters, digits, dot, dash and underscore.
     """
     for key, name in (("model", config.model.name), ("precision", config.precision.name)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".rejected"):
+        taken = name.endswith((".rejected", ".unvalidated"))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or taken:
             raise ConfigError(
                 f"{key}.name={name!r}: expected letters, digits, '.', '-' and '_': "
                 "it names a directory"

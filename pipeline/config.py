@@ -204,8 +204,9 @@ class GridConfig:
 
 @dataclass
 class ValidateConfig:
-    """What is measured, for how long, and what has to hold."""
+    """What is measured, for how long, and what has to hold; not ``enabled``: nothing is."""
 
+    enabled: bool = True
     device: Device = Device.auto
     max_sentences: int = 1000
     batch_size: int = 32
@@ -223,6 +224,49 @@ class ValidateConfig:
 
 
 @dataclass
+class SigningConfig:
+    """Signing of a bundle with a private key, a PEM file; null: not signed."""
+
+    key: str | None = None
+
+
+@dataclass
+class HubConfig:
+    """Where on the Hugging Face hub a bundle goes; ``repo_id`` null: nowhere."""
+
+    repo_id: str | None = None
+    revision: str = "main"
+    private: bool = True
+
+
+@dataclass
+class OciConfig:
+    """Where in an OCI registry a bundle goes, ``registry/repository:tag``; null: nowhere."""
+
+    reference: str | None = None
+
+
+@dataclass
+class PublishConfig:
+    """What happens to a bundle that passed its gates, beside being published here."""
+
+    signing: SigningConfig = field(default_factory=SigningConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+    oci: OciConfig = field(default_factory=OciConfig)
+
+
+@dataclass
+class CacheConfig:
+    """The store of stage outputs; null: no limit, and ``<artifacts_dir>/.cache``."""
+
+    enabled: bool = True
+    directory: str | None = None
+    refresh: bool = False
+    max_gib: float | None = 50.0
+    max_age_days: float | None = 30.0
+
+
+@dataclass
 class PipelineConfig:
     """One run: one model at one precision, published as one bundle."""
 
@@ -231,6 +275,8 @@ class PipelineConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     exporter: Exporter = Exporter.torch
     optimize: bool = True
     artifacts_dir: str = "artifacts"

@@ -5,20 +5,11 @@ can be walked back to the weights.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.agreement import Agreement
-from pipeline.bench.breakdown import Breakdown
-from pipeline.bench.cold import Cold
-from pipeline.bench.grid import GridCell
-from pipeline.bench.intervals import Speedup
-from pipeline.bench.invariance import Invariance
-from pipeline.bench.latency import Latency
-from pipeline.bench.tasks import TaskScores
-from pipeline.bench.throughput import TextThroughput, Throughput
 from pipeline.config import NumericType
 
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -29,6 +20,14 @@ def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def combined_sha256(digests: Mapping[str, str]) -> str:
+    """Return the one file's sha256, or that of the ``sha256sum`` lines of several."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,91 +141,6 @@ class NotBuilt:
 
     runtime: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """A threshold and what was seen.
-
-    ``setting`` is the threshold's key in the config; ``relative_to`` is ``fp32`` or ``published``
-    where ``observed`` is a difference from that, or a ratio to it.
-    """
-
-    name: str
-    threshold: float
-    observed: float
-    setting: str
-    relative_to: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value reaches the threshold; NaN never does."""
-        return self.observed >= self.threshold
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactResult:
-    """One artifact's measurements, or why there are none.
-
-    ``gemms`` counts the GEMM kernels that ran, in ``integer`` and in ``float``, where the runtime
-    tells.
-    """
-
-    name: str
-    path: Path
-    reason: str | None = None
-    device: str | None = None
-    agreement: Agreement | None = None
-    breakdown: Breakdown | None = None
-    invariance: Invariance | None = None
-    tasks: Mapping[str, TaskScores] = field(default_factory=dict)
-    throughput: Throughput | None = None
-    with_tokenization: TextThroughput | None = None
-    grid: Sequence[GridCell] = ()
-    latency: Latency | None = None
-    cold: Cold | None = None
-    gemms: Mapping[str, int] | None = None
-    gates: tuple[Gate, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineResult:
-    """What a user would run instead: its speed over the reference, or why it was not timed."""
-
-    name: str
-    device: str | None = None
-    sentences_per_second: float | None = None
-    speedup: Speedup | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """The reference and every artifact's result.
-
-    ``dataset_sha256`` is of the evaluation texts. ``gpu_clocks`` are the GPU's clocks and power
-    before and after timing, where there is a GPU.
-    """
-
-    reference_device: str
-    reference_threads: int
-    dataset: str
-    dataset_sha256: str
-    reference_latency: Latency
-    reference_cold: Cold | None
-    baselines: tuple[BaselineResult, ...]
-    gpu_clocks: Sequence[Mapping[str, float]] = ()
-    artifacts: tuple[ArtifactResult, ...]
-
-    @property
-    def failed_gates(self) -> tuple[str, ...]:
-        """What failed, as ``artifact: gate observed < threshold (setting)``."""
-        return tuple(
-            f"{artifact.name}: {gate.name} {gate.observed:.6f} < {gate.threshold} ({gate.setting})"
-            for artifact in self.artifacts
-            for gate in artifact.gates
-            if not gate.passed
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

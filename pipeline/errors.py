@@ -17,7 +17,9 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── MeasureError     an artifact could not be run, or returned NaN
     ├── PublishError     the bundle could not be written
     ├── NightlyError     the matrix of a night cannot be started, or not be written down
-    └── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
+    └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
 
 
@@ -71,3 +73,11 @@ class NightlyError(PipelineError):
 
 class BundleError(PipelineError):
     """A published bundle cannot be loaded."""
+
+
+class ShareError(PipelineError):
+    """A bundle cannot be pushed or pulled."""
+
+
+class EncodeError(PipelineError):
+    """A file cannot be encoded."""

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from pipeline.bench.intervals import Speedup
 from pipeline.config import GatesConfig, NumericType
-from pipeline.contracts import Gate
 from pipeline.errors import ConfigError
+from pipeline.results import Gate
 
 ROOT = "validate.gates"
 

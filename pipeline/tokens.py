@@ -6,17 +6,28 @@ to ``max_seq_length``, special tokens counted in. The same ``tokenizer.json`` th
 """
 
 import json
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import BundleError
 
+log = logging.getLogger(__name__)
+
 IntArray = npt.NDArray[np.int64]
+
+FIRST_LOOK = 16
+"""Characters a token that are read of a long text at first; English has 4 to 5."""
+
+LONGEST = 1 << 20
+"""Characters that are read of a text which has still not filled the model by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +76,47 @@ class Tokenizer:
         self.max_length = max_length
         self.padding_side: str = config.get("padding_side", "right")
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(
-            max_length, direction=config.get("truncation_side", "right")
-        )
+        side = config.get("truncation_side", "right")
+        self._tokenizer.enable_truncation(max_length, direction=side)
+        cut = side == "right"  # cut on the left, a text's end is what counts
+        self.longest = LONGEST if cut else sys.maxsize - 1
+        self._first_look = max(4096, FIRST_LOOK * max_length) if cut else self.longest
         pad = config.get("pad_token")
         pad = pad["content"] if isinstance(pad, dict) else pad
         self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0
         self.pad_type_id = int(config.get("pad_token_type_id", 0))
 
     def rows(self, texts: Sequence[str]) -> list[TokenRow]:
-        """Tokenize, each text for itself."""
-        return [
-            TokenRow(ids=tuple(e.ids), type_ids=tuple(e.type_ids))
-            for e in self._tokenizer.encode_batch(list(texts))
-        ]
+        """Tokenize, each text for itself.
+
+        Of a long text only its beginning is read, as far as the model's limit takes it, so that a
+        hundred megabytes cost what a page does. A text that has fewer tokens than the limit in its
+        first ``LONGEST`` characters (only whitespace, one endless word) ends there, with a warning.
+        """
+        size = self._first_look
+        if max(map(len, texts), default=0) <= size:
+            return [_row(e) for e in self._tokenizer.encode_batch_fast(list(texts))]
+        rows: dict[int, TokenRow] = {}
+        pending = list(range(len(texts)))
+        while pending:
+            encodings = self._tokenizer.encode_batch([texts[i][:size] for i in pending])
+            for i, encoding in zip(pending, encodings, strict=True):
+                if len(texts[i]) <= size or self._is_settled(encoding, size):
+                    rows[i] = _row(encoding)
+                elif size >= self.longest:
+                    log.warning("a text of over %d characters ends there: few tokens in it", size)
+                    rows[i] = _row(encoding)
+            pending = [i for i in pending if i not in rows]
+            size = min(4 * size, self.longest)
+        return [rows[i] for i in range(len(texts))]
+
+    def _is_settled(self, encoding: Encoding, size: int) -> bool:
+        """Whether what follows the first ``size`` characters cannot change the tokens.
+
+        A normalizer or a merge looks a few characters ahead, not a quarter of thousands.
+        """
+        last = max((end for _, end in encoding.offsets), default=0)
+        return len(encoding.ids) >= self.max_length and 4 * last <= 3 * size
 
     def pad(
         self, rows: Sequence[TokenRow], *, length: int | None = None, bucketed: bool = False
@@ -98,6 +136,10 @@ class Tokenizer:
             mask[i, where] = 1
             types[i, where] = row.type_ids
         return TokenBatch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+
+
+def _row(encoding: Encoding) -> TokenRow:
+    return TokenRow(ids=tuple(encoding.ids), type_ids=tuple(encoding.type_ids))
 
 
 SHORTEST = 0.75

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none, before any of its fixtures are made."""
     if item.get_closest_marker("gpu") is not None and find_gpu() is None:
         pytest.skip("no CUDA device on this machine")
+
+
+def skip_without(exporter: Exporter) -> None:
+    """Skip what needs the optimum exporter where it is not installed (constraints-next.txt)."""
+    if exporter is Exporter.optimum and find_spec("optimum") is None:
+        pytest.skip("exporter=optimum: the extra optimum is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +152,17 @@ def tiny_fp32(
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny model as a bundle with a plan that is none; copy it to change it."""
+    from bundles import publish_tiny
+
+    root = tmp_path_factory.mktemp("bundle")
+    return publish_tiny(tiny_source, tiny_fp32, root / "work", root / "tiny" / "fp32")
+
+
+@pytest.fixture(scope="session")
 def tiny_optimum_fp32(
     tiny_source: SourceModel,
     tmp_path_factory: pytest.TempPathFactory,
@@ -153,6 +171,7 @@ def tiny_optimum_fp32(
     """The tiny model's fp32 graph as the optimum exporter writes it."""
     from pipeline.stages.export import export
 
+    skip_without(Exporter.optimum)
     out_dir = tmp_path_factory.mktemp("export") / "out"
     return export(tiny_source, Exporter.optimum, calibration_texts, out_dir)
 
@@ -214,6 +233,7 @@ def export_encoder(
 
     @cache
     def run(name: str, exporter: Exporter) -> tuple[SourceModel, OnnxModel]:
+        skip_without(exporter)
         out_dir = tmp_path_factory.mktemp(name) / "export"
         return save(name), export(save(name), exporter, calibration_texts, out_dir)
 

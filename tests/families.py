@@ -82,6 +82,8 @@ class Family:
     shard: str = "5GB"
     saved: Mapping[str, Any] = field(default_factory=dict)
     fused: int = 2
+    transformers: int = 4
+    """The first major version that has the architecture."""
 
 
 BERT, XLMR, QWEN = "BertConfig", "XLMRobertaConfig", "Qwen3Config"
@@ -137,6 +139,14 @@ FAMILIES = {
         },
         chain=gemma,
         fused=0,
+    ),
+    "nomic": Family(
+        config="NomicBertConfig",
+        settings=COMMON,
+        chain=pooled("mean", normalize=False),
+        token_types=True,
+        fused=0,
+        transformers=5,
     ),
     "qwen3": Family(
         config=QWEN, settings=DECODER, chain=pooled("lasttoken"), padding="left", fused=0

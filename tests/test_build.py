@@ -354,11 +354,17 @@ def test_no_obstacle(obstacle: Callable[..., str | None]) -> None:
     [
         ("tensorrt", "1.7.0", "sm_89", None, "no CUDA device on this machine"),
         ("tensorrt_rtx", "1.7.0", "ampere_plus", None, "no CUDA device on this machine"),
-        ("tensorrt", "1.6.0", "sm_89", ADA, "built with tensorrt 1.6.0, installed is 1.7.0"),
-        ("tensorrt_rtx", "1.6.0", "ampere_plus", ADA, "built with tensorrt_rtx 1.6.0"),
+        ("tensorrt", "1.6.0", "sm_89", ADA, "with TensorRT 1.6.0, this is sm_89 (NVIDIA L4) with"),
+        ("tensorrt_rtx", "1.6.0", "ampere_plus", ADA, "ampere_plus with TensorRT-RTX 1.6.0, this"),
         ("tensorrt_rtx", "1.7.0", "ampere_plus", HOPPER, "NVIDIA H200 has 9.0"),
         ("tensorrt_rtx", "1.7.0", "ampere_plus", TURING, "Tesla T4 has 7.5"),
-        ("tensorrt", "1.7.0", "sm_89", HOPPER, "built for sm_89, NVIDIA H200 is sm_90"),
+        (
+            "tensorrt",
+            "1.7.0",
+            "sm_89",
+            HOPPER,
+            "built for sm_89 with TensorRT 1.7.0, this is sm_90",
+        ),
     ],
 )
 def test_obstacles(

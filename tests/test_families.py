@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.engines import Encoder
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph import load_graph
+from pipeline.quant.torch_graph import TorchGraph
 from pipeline.runtime import TextEncoder
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.cast import cast
@@ -100,6 +102,8 @@ def built(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Built:
     name: str = request.param
+    if int(metadata.version("transformers").partition(".")[0]) < FAMILIES[name].transformers:
+        pytest.skip(f"{FAMILIES[name].config} came with transformers {FAMILIES[name].transformers}")
     root = tmp_path_factory.mktemp(name)
     directory = save_family(FAMILIES[name], make_tokenizer(sample.calibration), root)
     source = resolve(ModelConfig(name=name, directory=str(directory)), root / "resolve")
@@ -158,6 +162,19 @@ def test_every_prompt_equals_the_sentence_transformers(
     for name in (None, "query", "document", *built.source.prompts):
         expected = built.reference.encode(list(texts), prompt_name=name)
         np.testing.assert_allclose(encoder.encode(texts, prompt_name=name), expected, atol=1e-4)
+
+
+def test_pytorch_runs_the_graph_for_reconstruction_and_targets(
+    built: Built, evaluation_texts: Sequence[str]
+) -> None:
+    """``int8_max`` and ``precision.target`` need every operator of it."""
+    graph = load_graph(built.fp32)
+    engine = OnnxRuntimeEncoder(built.fp32.path)
+    tokenizer = built.encoder(engine).tokenizer
+    batch = tokenizer.pad(tokenizer.rows(evaluation_texts[:8]))
+    expected = engine.encode(batch)
+    (observed,) = TorchGraph(graph.graph).run(batch, list(graph.graph.outputs))
+    np.testing.assert_allclose(observed.numpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_attention_is_one_operator_only_where_the_mask_is_padding(built: Built) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.bench.intervals import Speedup
 from pipeline.config import GatesConfig, NumericType, PublishedGatesConfig
-from pipeline.contracts import Gate
 from pipeline.errors import ConfigError
 from pipeline.gates import Against, Evidence, check_gates, judge
+from pipeline.results import Gate
 
 CONFIG = GatesConfig(
     cosine_mean={"fp32": 0.999, "int8": 0.9},

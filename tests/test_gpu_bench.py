@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ def test_targets() -> None:
 
 def test_masks_are_not_looked_at(tiny_source: SourceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a CUDA graph's capture forbids: a tensor's value decides what runs."""
+    if metadata.version("transformers") >= "5":
+        pytest.skip("transformers 5 itself leaves the mask alone while a stream is captured")
     encoder = TorchEncoder(tiny_source, device=Device.cpu)
     ones = torch.ones((2, 8), dtype=torch.int64)
     features = dict.fromkeys(encoder.inputs, ones)

@@ -15,7 +15,7 @@ from benchmarks.int8_quality.gemms import count_gemms, count_onnx
 from benchmarks.int8_quality.metrics import measure
 from benchmarks.int8_quality.peers.job import Reader, unpadded_feeds
 from benchmarks.int8_quality.rows import Row, all_rows
-from benchmarks.int8_quality.table import BEGIN, END, render, write_between_markers
+from benchmarks.int8_quality.table import render, write_between_markers
 from benchmarks.int8_quality.texts import Texts, load_texts
 from pipeline.contracts import Graphs
 from pipeline.datasets import Retrieval, ScoredPairs
@@ -260,13 +260,13 @@ def test_the_table_takes_results_and_failures(texts: Texts, tmp_path: Path) -> N
     widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
     assert widths == {16, 6}
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_between_markers(page, table)
-    write_between_markers(page, table)
-    assert page.read_text() == f"before\n{BEGIN}\n\n{table}\n\n{END}\nafter\n"
-    page.write_text("no markers")
-    with pytest.raises(ValueError, match="once each"):
-        write_between_markers(page, table)
+    begin, end = (f"<!-- benchmarks.int8_quality mine: {side} -->" for side in ("begin", "end"))
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_between_markers(page, "mine", table)
+    write_between_markers(page, "mine", table)
+    assert page.read_text() == f"before\n{begin}\n\n{table}\n\n{end}\nafter\n"
+    with pytest.raises(ValueError, match=r"another: begin -->.*once each"):
+        write_between_markers(page, "another", table)
 
 
 def test_a_failure_is_told_by_its_last_line() -> None:

@@ -18,22 +18,11 @@ from pipeline.bench.latency import Latency
 from pipeline.bench.tasks import MetricScores, TaskScores
 from pipeline.bench.throughput import TextThroughput, Throughput
 from pipeline.config import NumericType
-from pipeline.contracts import (
-    ArtifactResult,
-    BaselineResult,
-    Engine,
-    Gate,
-    Graphs,
-    NotBuilt,
-    OnnxModel,
-    Outcome,
-    Report,
-    SourceModel,
-    Validation,
-)
+from pipeline.contracts import Engine, Graphs, NotBuilt, OnnxModel, Outcome, Report, SourceModel
 from pipeline.report.data import StageTime, make_report
 from pipeline.report.html import render_html
 from pipeline.report.text import render_text
+from pipeline.results import ArtifactResult, BaselineResult, Gate, Validation
 
 MakeReport = Callable[..., Report]
 

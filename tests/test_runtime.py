@@ -277,7 +277,7 @@ def test_unlisted_file(bundle: Path) -> None:
 def test_link_out_of_the_bundle(bundle: Path) -> None:
     (bundle / "model.onnx").rename(bundle.with_name("elsewhere.onnx"))
     (bundle / "model.onnx").symlink_to(bundle.with_name("elsewhere.onnx"))
-    with pytest.raises(BundleError, match="leads out of the bundle"):
+    with pytest.raises(BundleError, match=r"model\.onnx is a symbolic link"):
         load(bundle, "onnxruntime")
 
 

@@ -56,8 +56,8 @@ def embed(encoder: Encoder, source: SourceModel, texts: Sequence[str]) -> FloatA
         Tokenizer(source.assets, max_length=source.max_length),
         encoder,
         dimension=source.dimension,
-        prompts={},
-        default_prompt=None,
+        prompts=dict(source.prompts),
+        default_prompt=source.default_prompt,
     ).encode(texts)
 
 

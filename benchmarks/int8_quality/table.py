@@ -9,9 +9,6 @@ from benchmarks.int8_quality.rows import Row
 from benchmarks.int8_quality.texts import Texts
 from pipeline.environment import describe_environment
 
-BEGIN = "<!-- benchmarks.int8_quality: begin -->"
-END = "<!-- benchmarks.int8_quality: end -->"
-
 Result = Mapping[str, Any]
 
 _QUALITY = (
@@ -55,18 +52,19 @@ def render(
     )
 
 
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the two marker comments.
+def write_between_markers(path: Path, model: str, text: str) -> None:
+    """Replace what stands between the model's two marker comments.
 
     Raises:
         ValueError: the file does not hold each marker once, in order.
     """
+    begin, end = (f"<!-- benchmarks.int8_quality {model}: {side} -->" for side in ("begin", "end"))
     old = path.read_text("utf-8")
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise ValueError(f"{path}: expected the lines {BEGIN} and {END}, once each")
-    head, rest = old.split(BEGIN)
-    tail = rest.split(END)[1]
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", "utf-8")
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
+        raise ValueError(f"{path}: expected the lines {begin} and {end}, once each")
+    head, rest = old.split(begin)
+    tail = rest.split(end)[1]
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", "utf-8")
 
 
 def _conditions(texts: Texts) -> str:

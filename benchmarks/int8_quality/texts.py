@@ -41,10 +41,11 @@ class Texts:
         return digest.hexdigest()
 
 
-def load_texts(stsb: Path, nfcorpus: Path, *, quick: bool) -> Texts:
+def load_texts(stsb: Path, nfcorpus: Path, *, quick: bool, documents: int = DOCUMENTS) -> Texts:
     """Read the bundled calibration text, STSb's test pairs and a BEIR collection.
 
-    Of the collection, every n-th document is taken for the cosines; ``quick`` drops nDCG.
+    Of the collection, every n-th document is taken for the cosines, ``documents`` in all; ``quick``
+    drops nDCG.
 
     Raises:
         ValueError: a calibration text is among the evaluation texts.
@@ -66,11 +67,10 @@ def load_texts(stsb: Path, nfcorpus: Path, *, quick: bool) -> Texts:
     similarity, retrieval = pairs.tasks[0], beir.tasks[0]
     assert isinstance(similarity, ScoredPairs)
     assert isinstance(retrieval, Retrieval)
-    documents = list(dict.fromkeys(retrieval.documents))
     texts = Texts(
         calibration=sample.calibration,
         sentences=pairs.evaluation,
-        documents=tuple(spread(documents, DOCUMENTS)),
+        documents=tuple(spread(list(dict.fromkeys(retrieval.documents)), documents)),
         similarity=similarity,
         retrieval=None if quick else retrieval,
     )

@@ -11,9 +11,10 @@ from pipeline.bench.cold import REFERENCE, Cold, ColdJob, measure_cold
 from pipeline.bench.previous import Previous, open_previous
 from pipeline.bench.speed import Contestant, Speed, TimedText, measure_speed
 from pipeline.config import NumericType, ValidateConfig
-from pipeline.contracts import BaselineResult, SourceModel
+from pipeline.contracts import SourceModel
 from pipeline.engines.gpu import gpu_clocks
 from pipeline.engines.torch import TorchEncoder
+from pipeline.results import BaselineResult
 from pipeline.runtime import TextEncoder
 
 log = logging.getLogger(__name__)

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _RTX_CAPABILITIES = ((8, 0), (8, 6), (8, 9))
 _RTX_LATER = 12
 
+_LABELS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+
 
 def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
     """Return why a plan cannot run here, or None where it can."""
@@ -37,13 +39,16 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
         return "no CUDA device on this machine"
     if not is_installed(runtime):
         return f"Python package {runtime.replace('_', '-')} is not installed"
+    if runtime == "tensorrt_rtx" and (reason := rtx_obstacle(gpu)) is not None:
+        return reason
     installed = str(importlib.import_module(runtime).__version__)
-    if installed != runtime_version:
-        return f"built with {runtime} {runtime_version}, installed is {installed}: build it again"
-    if runtime == "tensorrt_rtx":
-        return rtx_obstacle(gpu)
-    if target != gpu.target:
-        return f"built for {target}, {gpu.name} is {gpu.target}: build it again on this GPU"
+    other_gpu = runtime != "tensorrt_rtx" and target != gpu.target
+    if installed != runtime_version or other_gpu:
+        label = _LABELS[runtime]
+        return (
+            f"built for {target} with {label} {runtime_version}, this is {gpu.target} "
+            f"({gpu.name}) with {label} {installed}"
+        )
     return None
 
 
@@ -70,8 +75,10 @@ class TensorRTEncoder:
     max_tokens: int | None = None
     bucketed = False
 
-    def __init__(self, path: Path, runtime: str) -> None:
+    def __init__(self, path: Path, runtime: str, *, plan: bytes | None = None) -> None:
         """Deserialize the plan for the current CUDA device.
+
+        ``plan`` are the bytes of ``path`` where they are read already, and were checked.
 
         Raises:
             MeasureError: TensorRT refuses the plan; its own words are in the message.
@@ -85,7 +92,7 @@ class TensorRTEncoder:
         self._errors: deque[str] = deque(maxlen=3)
         self._logger = _make_logger(self._module, self._errors)
         self._runtime: trt.Runtime = self._module.Runtime(self._logger)
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes() if plan is None else plan)
         if engine is None:
             raise MeasureError(f"{runtime} cannot load {path}: {self._words()}")
         self._engine: trt.ICudaEngine = engine

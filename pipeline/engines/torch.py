@@ -28,7 +28,9 @@ def load_sentence_transformer(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers 5 draws one a load
     model_kwargs: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
     if attention is not None:
         model_kwargs["attn_implementation"] = attention

@@ -69,7 +69,9 @@ def _notes(
     base: Mapping[str, Any], report: Mapping[str, Any], reason: str | None
 ) -> tuple[str, ...]:
     notes = []
-    if report["status"] != "passed":
+    if report["status"] == "unvalidated":
+        notes.append("validation was turned off: nothing was measured")
+    elif report["status"] != "passed":
         notes.append("rejected: " + "; ".join(report.get("failed_gates", ["a gate failed"])))
     if reason is not None:
         notes.append(f"cannot be compared with the others: {reason}{_seen(base, report, reason)}")
@@ -88,7 +90,8 @@ def _seen(base: Mapping[str, Any], report: Mapping[str, Any], reason: str) -> st
 def _machine(report: Mapping[str, Any]) -> str:
     environment, reference = report["environment"], report["reference"]
     gpu = environment.get("gpu")
-    return f"{gpu['name'] if gpu else environment.get('cpu')}, {reference['threads']} threads"
+    threads = "" if reference["threads"] is None else f", {reference['threads']} threads"
+    return f"{gpu['name'] if gpu else environment.get('cpu')}{threads}"
 
 
 def _order(line: Line) -> tuple[bool, bool, float]:

@@ -5,17 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import (
-    ArtifactResult,
-    Engine,
-    Graphs,
-    NotBuilt,
-    Report,
-    SourceModel,
-    Validation,
-)
+from pipeline.contracts import Engine, Graphs, NotBuilt, Report, SourceModel
 from pipeline.report.quality import agreement_entry, task_entry
 from pipeline.report.speed import baseline_data, cold_data, latency_data, throughput_data
+from pipeline.results import ArtifactResult, Validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +37,13 @@ def make_report(
     environment: Mapping[str, Any],
 ) -> Report:
     """Put everything that was measured into the schema."""
-    failed = validation.failed_gates
+    failed, latency = validation.failed_gates, validation.reference_latency
     by_path = {engine.path: engine for engine in engines}
     data: dict[str, Any] = {
         "schema": 1,
         "model": source.name,
         "precision": precision,
-        "status": "failed" if failed else "passed",
+        "status": _status(validation),
         "failed_gates": list(failed),
         "source": {
             "location": source.location,
@@ -66,7 +59,7 @@ def make_report(
             "device": validation.reference_device,
             "threads": validation.reference_threads,
             "tf32": False,
-            "latency_ms": latency_data(validation.reference_latency),
+            "latency_ms": None if latency is None else latency_data(latency),
             "cold": cold_data(validation.reference_cold),
         },
         "baselines": [baseline_data(baseline) for baseline in validation.baselines],
@@ -80,6 +73,12 @@ def make_report(
     if graphs.quantization is not None:
         data["quantization"] = dict(graphs.quantization)
     return Report(passed=not failed, failed_gates=failed, data=data)
+
+
+def _status(validation: Validation) -> str:
+    if not validation.executed:
+        return "unvalidated"
+    return "failed" if validation.failed_gates else "passed"
 
 
 def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
-from pipeline.report.next_step import next_step, verdict, worth
+from pipeline.report.next_step import next_step, status_words, verdict, worth
 from pipeline.report.tradeoff import main_task
 
 _FILTERS = (
@@ -66,7 +66,12 @@ def environment() -> Environment:
     )
     found.filters |= {function.__name__: function for function in _FILTERS}
     found.filters |= {"common_prefix": _common_prefix, "heat": _heat, "grid": _grid}
-    found.globals |= {"verdict": verdict, "worth": worth, "gate_value": numbers.gate_value}
+    found.globals |= {
+        "verdict": verdict,
+        "worth": worth,
+        "status_words": status_words,
+        "gate_value": numbers.gate_value,
+    }
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.next_step import next_step
+from pipeline.report.next_step import next_step, status_words
 from pipeline.report.table import COLUMNS, rows
 
 _SHOWN = COLUMNS[2:]
@@ -11,19 +11,20 @@ _SHOWN = COLUMNS[2:]
 
 def render_markdown(data: Mapping[str, Any]) -> str:
     """Return the verdict, one table, the failed gates and what to do first."""
-    published = "passed" if data["status"] == "passed" else "failed, not published"
-    lines = [f"## {_text(data['model'])} {_text(data['precision'])}: {published}", ""]
-    lines += [_text(data.get("next_step") or next_step(data)), ""]
-    lines += [f"- **gate failed** {_text(gate)}" for gate in data["failed_gates"]]
+    status = status_words(data["status"])
+    lines = [f"## {escape(data['model'])} {escape(data['precision'])}: {status}", ""]
+    lines += [escape(data.get("next_step") or next_step(data)), ""]
+    lines += [f"- **gate failed** {escape(gate)}" for gate in data["failed_gates"]]
     lines += [""] if data["failed_gates"] else []
     lines += [_row(_SHOWN), _row(["---"] * len(_SHOWN))]
     lines += [_row([row[column] for column in _SHOWN]) for row in rows(data)]
-    lines += ["", *(f"Not built: {_text(_why(item))}." for item in data["not_built"])]
-    reference = data["reference"]
-    lines.append(
-        f"Against PyTorch fp32 on {_text(reference['device'])}, text of {_text(data['dataset'])} "
-        "that calibration did not see. Everything else: report.html."
-    )
+    lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
+    device = data["reference"]["device"]
+    if device is not None:
+        lines.append(
+            f"Against PyTorch fp32 on {escape(device)}, text of {escape(data['dataset'])} "
+            "that calibration did not see. Everything else: report.html."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -32,10 +33,10 @@ def _why(item: Mapping[str, str]) -> str:
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
+    return f"| {' | '.join(map(escape, cells))} |"
 
 
-def _text(words: str) -> str:
+def escape(words: str) -> str:
     """Escape what Markdown and HTML would read as markup, in a single line."""
     for mark in "\\`*[]<>|":
         words = words.replace(mark, f"\\{mark}")

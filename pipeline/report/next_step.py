@@ -13,6 +13,11 @@ _HIGHER = {"int8": "precision=int8_max or precision=fp16", "fp16": "precision=fp
 
 def next_step(data: Mapping[str, Any]) -> str:
     """Return one sentence: what to do first."""
+    if data["status"] == "unvalidated":
+        return (
+            "Do not deploy this: nothing was measured. Run again with validate=default; what is in "
+            "the store is not made again."
+        )
     if data["status"] != "passed":
         return _after_failure(data)
     executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
@@ -39,6 +44,11 @@ def next_step(data: Mapping[str, Any]) -> str:
     shared = sum(artifact["file"] == best["file"] for artifact in executed) > 1
     runtime = f" in {best['name']}" if shared else ""
     return f"Deploy {best['file']}{runtime}: {gain}.{rest}"
+
+
+def status_words(status: str) -> str:
+    """Return what a report's status means for its reader."""
+    return {"passed": "passed", "unvalidated": "not validated"}.get(status, "failed, not published")
 
 
 def _gain(speedup: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.bench.breakdown import Breakdown, Group
 from pipeline.bench.tasks import MetricScores, TaskScores
-from pipeline.contracts import ArtifactResult
+from pipeline.results import ArtifactResult
 
 
 def agreement_entry(result: ArtifactResult) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pipeline.bench.grid import GridCell
 from pipeline.bench.intervals import Speedup
 from pipeline.bench.latency import Latency
 from pipeline.bench.throughput import TextThroughput
-from pipeline.contracts import ArtifactResult, BaselineResult
+from pipeline.results import ArtifactResult, BaselineResult
 
 
 def throughput_data(result: ArtifactResult) -> dict[str, Any]:

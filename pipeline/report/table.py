@@ -22,7 +22,8 @@ COLUMNS = (
 
 def rows(data: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a report's artifacts as text by column; ``device`` holds why one was not executed."""
-    rejected = "" if data["status"] == "passed" else " (rejected)"
+    marks = {"passed": "", "unvalidated": " (not validated)"}
+    rejected = marks.get(data["status"], " (rejected)")
     return [
         {
             "model": data["model"],

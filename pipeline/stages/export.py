@@ -107,8 +107,8 @@ def _export_optimum(source: SourceModel) -> ir.Model:
         from optimum.exporters.onnx import main_export
     except ImportError as error:
         raise ExportError(
-            "exporter=optimum: optimum-onnx is not installed (pip install optimum-onnx); "
-            "or set exporter=torch"
+            f"exporter=optimum: {error}; install the extra that has it (pip install -c "
+            "constraints.txt -e '.[optimum]', which brings transformers 4), or set exporter=torch"
         ) from error
     from onnxscript import optimizer
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,18 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bom import BOM, make_bom
+from pipeline.config import SigningConfig
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
+from pipeline.deploy.triton import write_triton
 from pipeline.errors import PublishError
 from pipeline.graph import model_sha256
+from pipeline.manifest import MANIFEST, SCHEMA
+from pipeline.origin import base_model, stated_license
+from pipeline.report.card import SOURCE_CARD, render_card
 from pipeline.report.data import bundle_name
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
-from pipeline.store import publish_directory
+from pipeline.signing import sign_bundle
+from pipeline.store import link_or_copy, publish_directory
 
 log = logging.getLogger(__name__)
-
-MANIFEST_SCHEMA = 1
 
 
 def publish(
@@ -34,11 +38,13 @@ def publish(
     config: Mapping[str, Any],
     work_dir: Path,
     target: Path,
+    signing: SigningConfig,
 ) -> Path:
-    """Publish the bundle as ``target`` and return it.
+    """Publish the bundle as ``target``, signed where there is a key, and return it.
 
     Raises:
-        PublishError: a file changed since it was validated, or the bundle cannot be written.
+        PublishError: a file changed since it was validated, the bundle cannot be written, or the
+            key does not sign.
     """
     bundle = work_dir / "bundle"
     try:
@@ -46,21 +52,27 @@ def publish(
         _place(graphs.portable.path, bundle)
         for engine in engines:
             _place(engine.path, bundle / "engines")
+        write_triton(bundle, source, graphs.portable, engines)
         write_report(report, bundle)
         expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
         expected[bundle_name(graphs.portable.path)] = graphs.portable.sha256
         for name, sha256 in expected.items():
             if model_sha256(bundle / name) != sha256:
                 raise PublishError(f"{name} changed after it was validated; run again")
-        files = _list_files(bundle)
-        manifest = _manifest(source, fp32_sha256, graphs, engines, report, config, files)
-        (bundle / "manifest.json").write_text(_dump(manifest), "utf-8")
+        manifest = _manifest(source, fp32_sha256, graphs, engines, report, config)
+        _write_cards(manifest, report.data, bundle)
+        manifest["files"] = _list_files(bundle)
+        (bundle / MANIFEST).write_text(_dump(manifest), "utf-8")
+        if signing.key is not None:
+            sign_bundle(bundle, Path(signing.key))
+        sha256 = sha256_file(bundle / MANIFEST)
     except OSError as error:
         raise PublishError(
             f"cannot write the bundle in {work_dir}: {error.strerror or error}; set "
             "artifacts_dir to a directory with room for it"
         ) from error
     publish_directory(bundle, target)
+    log.info("%s: sha256 %s", target / MANIFEST, sha256)
     return target
 
 
@@ -84,6 +96,15 @@ def write_report(report: Report, directory: Path) -> None:
     (directory / "junit.xml").write_text(render_junit(report.data), "utf-8")
 
 
+def _write_cards(manifest: Mapping[str, Any], report: Mapping[str, Any], bundle: Path) -> None:
+    """Write the model card and the bill of materials; the source's card keeps another name."""
+    card = bundle / "README.md"
+    if card.exists():
+        card.rename(bundle / SOURCE_CARD)
+    card.write_text(render_card(manifest, report), "utf-8")
+    (bundle / BOM).write_text(_dump(make_bom(manifest, report)), "utf-8")
+
+
 def _dump(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -94,10 +115,7 @@ def _place(path: Path, directory: Path) -> None:
     for file in (path, path.with_name(f"{path.name}.data")):
         if not file.exists():
             continue
-        try:
-            os.link(file, directory / file.name)
-        except OSError:
-            shutil.copyfile(file, directory / file.name)
+        link_or_copy(file, directory / file.name)
 
 
 def _list_files(bundle: Path) -> dict[str, dict[str, Any]]:
@@ -118,10 +136,9 @@ def _manifest(
     engines: Sequence[Engine],
     report: Report,
     config: Mapping[str, Any],
-    files: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        "schema": MANIFEST_SCHEMA,
+        "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "precision": report.data["precision"],
         "precision_type": graphs.portable.precision.value,
@@ -139,6 +156,9 @@ def _manifest(
             "dimension": source.dimension,
             "prompts": dict(source.prompts),
             "default_prompt": source.default_prompt,
+            "license": stated_license(source),
+            "base_model": base_model(source, config),
+            "source_card": (source.assets / "README.md").is_file(),
         },
         "graph": {
             "inputs": [asdict(spec) for spec in graphs.portable.inputs],
@@ -161,7 +181,6 @@ def _manifest(
         "cpu_runtime": _fastest_on_cpu(report.data),
         "lineage": _lineage(source, fp32_sha256, graphs, engines),
         "quantization": graphs.quantization,
-        "files": dict(files),
         "environment": report.data["environment"],
         "config": dict(config),
     }

@@ -1,6 +1,5 @@
 """resolve: find the Sentence Transformer, check its weights, read what it says of itself."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,31 +7,30 @@ from typing import Any
 from pipeline.assets import write_assets
 from pipeline.chain import refuse_chain, refuse_module_files
 from pipeline.config import ModelConfig
-from pipeline.contracts import SourceModel, sha256_file
+from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
 from pipeline.locate import UNSAFE, Place, locate
 
 log = logging.getLogger(__name__)
 
 
-def resolve(config: ModelConfig, out_dir: Path) -> SourceModel:
+def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> SourceModel:
     """Return the model that the config names, its weights checked and its assets written.
 
     Tried in order: ``directory``, installed ``package``, ``hub_id`` at ``revision`` (not set: the
-    newest commit, which is logged and goes into the manifest).
+    newest commit, which is logged and goes into the manifest). ``place`` is what ``locate``
+    returned, where it was asked already.
 
     Raises:
         ResolveError: not found, weights with another sha256, no safetensors, not a Sentence
             Transformer, or a setting that does not fit the model.
         ExportError: a module that no graph can express.
     """
-    place = locate(config)
+    place = locate(config) if place is None else place
     path = place.path
-    for line in place.candidates:
-        log.info("model %s: %s", config.name, line)
     refuse_module_files(path, place.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
-    sha256 = _combined_sha256(weights)
+    sha256 = combined_sha256(weights)
     if config.weights_sha256 is not None and sha256 != config.weights_sha256:
         raise ResolveError(
             f"{path}: weights have sha256 {sha256}, expected {config.weights_sha256}: the files "
@@ -59,14 +57,6 @@ def _hash_weights(path: Path) -> dict[str, str]:
             "SentenceTransformer.save(..., safe_serialization=True)"
         )
     return {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
-
-
-def _combined_sha256(weights: dict[str, str]) -> str:
-    """Return the one file's sha256, or that of the ``sha256sum`` lines of several."""
-    if len(weights) == 1:
-        return next(iter(weights.values()))
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(weights.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _describe(

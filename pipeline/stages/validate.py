@@ -4,28 +4,21 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.bench.intervals import LEAST_ROUNDS
 from pipeline.bench.profile import count_gemms
 from pipeline.bench.quality import Quality, measure_quality
 from pipeline.bench.setting import Bench, set_up, text_encoder
 from pipeline.bench.speed import ArtifactSpeed
 from pipeline.bench.timing import Artifact, Timing, time_artifacts
+from pipeline.checks import check_validate
 from pipeline.config import Baseline, NumericType, ValidateConfig
-from pipeline.contracts import (
-    ArtifactResult,
-    Engine,
-    Graphs,
-    OnnxModel,
-    SourceModel,
-    Validation,
-)
-from pipeline.datasets import MIN_EVALUATION, Dataset, spread
+from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
+from pipeline.datasets import Dataset, spread
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
-from pipeline.errors import ConfigError
-from pipeline.gates import Against, Evidence, check_gates, judge
+from pipeline.gates import Against, Evidence, judge
 from pipeline.overflow import check_overflow
+from pipeline.results import ArtifactResult, Validation
 from pipeline.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -100,35 +93,6 @@ def validate(
             *refused,
         ),
     )
-
-
-def check_validate(config: ValidateConfig) -> None:
-    """Refuse settings out of range before anything slow runs.
-
-    Raises:
-        ConfigError: see the messages.
-    """
-    for name, least in (
-        ("batch_size", 1),
-        ("max_sentences", MIN_EVALUATION),
-        ("timing_sentences", 1),
-        ("min_rounds", LEAST_ROUNDS),
-        ("latency_runs", 1),
-        ("worst_texts", 0),
-        ("budget_s", 0),
-        ("narrow", 0),
-    ):
-        if not getattr(config, name) >= least:
-            raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
-    if config.max_rounds < config.min_rounds:
-        raise ConfigError(
-            f"validate.max_rounds={config.max_rounds}: expected at least "
-            f"validate.min_rounds={config.min_rounds}"
-        )
-    for name, values in (("batch", config.grid.batch), ("sequence", config.grid.sequence)):
-        if any(value < 1 for value in values):
-            raise ConfigError(f"validate.grid.{name}={values}: expected numbers from 1")
-    check_gates(config.gates)
 
 
 def _open_artifacts(

@@ -16,7 +16,7 @@ from pipeline.config import (
     Rounding,
     register_schema,
 )
-from pipeline.stages.quantize import check_quantize
+from pipeline.quant.settings import check_quantize
 
 
 def load(preset: str) -> PrecisionConfig:

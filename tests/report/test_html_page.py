@@ -211,7 +211,7 @@ def test_a_machine_that_ran_nothing() -> None:
     data = int8() | {"artifacts": [plan()], "baselines": [], "published": []}
     text = text_of(data)
     assert "Not measured: no artifact ran on this machine." in text
-    assert "Not measured: this text has neither scored pairs nor queries." in text
+    assert "Not measured: no artifact ran." in text
 
 
 def test_damaged_vectors_stand_out() -> None:

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
+from conftest import skip_without
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.config import Device, Exporter, NumericType
@@ -189,8 +190,9 @@ def test_an_exporter_that_fails_is_named_with_its_words_and_the_other_one(
         raise NotImplementedError("no such\noperator")
 
     other = next(choice for choice in Exporter if choice is not exporter)
-    monkeypatch.setattr(torch.onnx, "export", fail)
-    monkeypatch.setattr("optimum.exporters.onnx.main_export", fail)
+    skip_without(exporter)
+    functions = {"torch": "torch.onnx.export", "optimum": "optimum.exporters.onnx.main_export"}
+    monkeypatch.setattr(functions[exporter], fail)
     with pytest.raises(ExportError) as caught:
         export(tiny_source, exporter, ["a text"], tmp_path / "out")
     message = str(caught.value)
@@ -198,6 +200,19 @@ def test_an_exporter_that_fails_is_named_with_its_words_and_the_other_one(
     assert "Transformer → Pooling → Normalize" in message
     assert "NotImplementedError: no such operator" in message
     assert f"try exporter={other}" in message
+
+
+def test_without_optimum_its_exporter_names_the_extra(
+    tiny_source: SourceModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", None)
+    with pytest.raises(ExportError) as caught:
+        export(tiny_source, Exporter.optimum, ["a text"], tmp_path / "out")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("exporter=optimum: ")
+    assert "pip install -c constraints.txt -e '.[optimum]'" in message
+    assert "set exporter=torch" in message
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import ModelConfig
@@ -119,6 +120,30 @@ def test_a_model_the_hub_does_not_give_says_how_to_get_it(run: Resolve) -> None:
         run(hub_id="owner/model", revision=COMMIT, package="no-such-package")
     for words in ("no-such-package: not installed", "hub owner/model", "pip install no-such"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (errors.RevisionNotFoundError, f"it has no commit {COMMIT}: set model.revision"),
+        (errors.GatedRepoError, "accept its terms on the hub and log in"),
+        (errors.RepositoryNotFoundError, "correct model.hub_id"),
+        (ConnectionError, "set model.directory to a local copy"),
+        (RuntimeError, "set model.directory to a local copy"),  # httpx's are not OSErrors
+    ],
+)
+def test_what_the_hub_answers_decides_what_to_change(
+    answer: type[Exception], words: str, run: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise answer.__new__(answer)  # whatever its constructor takes in this version
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ResolveError) as caught:
+        run(hub_id="owner/model", revision=COMMIT)
+    message = str(caught.value)
+    assert f"hub owner/model: {answer.__name__}); {words}" in message
+    assert "\n" not in message
 
 
 # Weights

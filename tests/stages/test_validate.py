@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.bench.setting import choose_timed_text
+from pipeline.checks import check_validate
 from pipeline.config import GatesConfig, GridConfig, ValidateConfig
 from pipeline.contracts import Engine, Profile, SourceModel
 from pipeline.errors import ConfigError
-from pipeline.stages.validate import check_validate
 from pipeline.tokens import Tokenizer
 
 

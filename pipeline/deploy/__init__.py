@@ -1,0 +1,1 @@
+"""What servers other than ours load a bundle from."""

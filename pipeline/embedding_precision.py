@@ -1,0 +1,135 @@
+"""How embeddings leave the encoder: cut to fewer dimensions, normalized, in fewer bits.
+
+Truncation, normalization and quantization are those of Sentence Transformers
+(``truncate_embeddings``, ``torch.nn.functional.normalize``, ``quantize_embeddings``) on numpy
+arrays, and float16 besides.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+EmbeddingPrecision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+_RANGED = ("int8", "uint8")
+_SMALLEST_NORM = 1e-12
+"""What a shorter vector is divided by: ``torch.nn.functional.normalize``."""
+
+FEW = 100
+"""Ranges from fewer embeddings are warned of, as in Sentence Transformers."""
+
+
+def quantize_embeddings(
+    embeddings: npt.NDArray[Any],
+    precision: EmbeddingPrecision,
+    ranges: npt.NDArray[Any] | None = None,
+    calibration_embeddings: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Return float embeddings ``[n, dim]`` in another precision.
+
+    int8 and uint8 give each dimension 256 steps between the smallest and largest value in
+    ``ranges`` ``[2, dim]``, else in ``calibration_embeddings`` ``[m, dim]``, else in the embeddings
+    themselves. binary (int8) and ubinary (uint8) pack the signs of eight dimensions into a byte.
+
+    Raises:
+        ValueError: unknown precision, ranges of another shape, or the embeddings are not floats.
+    """
+    if precision not in _DTYPES:
+        known = ", ".join(get_args(EmbeddingPrecision))
+        raise ValueError(f"precision {precision!r}: expected one of {known}")
+    if not np.issubdtype(embeddings.dtype, np.floating):
+        raise ValueError(f"embeddings to quantize must be floats, got {embeddings.dtype}")
+    if precision in ("float32", "float16"):
+        return embeddings.astype(_DTYPES[precision], copy=False)
+    if precision in ("binary", "ubinary"):
+        signs = np.packbits(embeddings > 0, axis=-1)
+        return signs if precision == "ubinary" else (signs ^ np.uint8(128)).view(np.int8)
+    if ranges is None:
+        seen = embeddings if calibration_embeddings is None else calibration_embeddings
+        if len(seen) == 0:
+            return np.empty(embeddings.shape, _DTYPES[precision])
+        ranges = _ranges(seen, precision)
+    if ranges.shape != (2, embeddings.shape[1]):
+        raise ValueError(
+            f"ranges of shape {list(ranges.shape)}: expected {[2, embeddings.shape[1]]}, the "
+            "smallest and the largest value of each dimension"
+        )
+    steps = (ranges[1] - ranges[0]) / 255
+    steps = np.where(steps == 0, 1, steps)
+    levels = np.clip(np.floor((embeddings - ranges[0]) / steps), 0, 255)
+    levels = levels if precision == "uint8" else levels - 128
+    return np.asarray(levels, _DTYPES[precision])
+
+
+def _ranges(embeddings: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
+    if len(embeddings) < FEW:
+        log.warning(
+            "%s steps from %d embeddings: give ranges of more for vectors that keep their meaning",
+            precision,
+            len(embeddings),
+        )
+    return np.stack((embeddings.min(axis=0), embeddings.max(axis=0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputForm:
+    """What is asked of the embeddings; ``make_output_form`` checks it."""
+
+    dimension: int
+    normalize: bool
+    precision: EmbeddingPrecision
+    ranges: npt.NDArray[Any] | None
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether the steps depend on every embedding, so that none can leave before the last."""
+        return self.precision in _RANGED and self.ranges is None
+
+    def apply(self, embeddings: FloatArray) -> npt.NDArray[Any]:
+        """Cut, then normalize, then quantize embeddings ``[n, dim]``."""
+        if self.dimension < embeddings.shape[1]:
+            embeddings = np.ascontiguousarray(embeddings[:, : self.dimension])
+        if self.normalize:
+            norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+            embeddings = embeddings / np.maximum(norms, _SMALLEST_NORM)
+        if self.precision == "float32":
+            return embeddings
+        return quantize_embeddings(embeddings, self.precision, self.ranges)
+
+
+def make_output_form(
+    full_dimension: int,
+    truncate_dim: int | None,
+    normalize: bool,
+    precision: EmbeddingPrecision,
+    ranges: npt.NDArray[Any] | None,
+) -> OutputForm:
+    """Check what is asked for against the model's dimension.
+
+    Raises:
+        ValueError: a dimension that the model does not have, an unknown precision, or ranges that
+            do not fit them.
+    """
+    dimension = full_dimension if truncate_dim is None else truncate_dim
+    if not 1 <= dimension <= full_dimension:
+        raise ValueError(f"truncate_dim={truncate_dim}: expected 1 to {full_dimension}")
+    if ranges is not None and precision not in _RANGED:
+        raise ValueError(f"ranges are for int8 and uint8, not for precision {precision!r}")
+    if precision != "float32":  # on no rows: checks the precision and the shape of the ranges
+        quantize_embeddings(np.empty((0, dimension), np.float32), precision, ranges)
+    return OutputForm(dimension=dimension, normalize=normalize, precision=precision, ranges=ranges)

@@ -1,0 +1,164 @@
+"""Encode a file of texts with a published bundle: txt, jsonl, csv, parquet in; npy, parquet out.
+
+    python -m pipeline.encode artifacts/minilm/int8 texts.txt vectors.npy
+
+Memory does not grow with the file, and the output is written whole or not at all. Exit codes:
+0 written; 1 an error, one line on stderr; 130 or 143 interrupted.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.embedding_precision import EmbeddingPrecision
+from pipeline.errors import EncodeError, PipelineError
+from pipeline.text_files import FORMATS, STDIN, TextSource, make_source, read_chunks
+from pipeline.vector_files import VECTORS, write_vectors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Encode what the command line names and return the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # 2 would say that a gate failed
+        return 1 if stop.code else 0
+    signal.signal(signal.SIGTERM, _terminate)
+    started = time.monotonic()
+    try:
+        count, shape = encode_file(options)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    seconds = time.monotonic() - started
+    print(f"{options.output}: {count} vectors, {shape}, {seconds:.1f} s")
+    return 0
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Leave as after Ctrl-C: files that are not complete are removed on the way out."""
+    raise SystemExit(143)
+
+
+def encode_file(options: argparse.Namespace) -> tuple[int, str]:
+    """Encode as the options say, and return how many texts and what their vectors are.
+
+    Raises:
+        PipelineError: the bundle, the texts or the output cannot be used.
+    """
+    keep = [name for name in (options.keep or "").split(",") if name]
+    source = make_source(options.input, options.format, options.column, keep)
+    output = Path(options.output)
+    if keep and output.suffix == ".npy":
+        raise EncodeError(f"{output}: npy holds vectors only; name a .parquet file to keep columns")
+    if VECTORS in keep:
+        raise EncodeError(f"--keep {VECTORS}: the vectors' column has that name; rename yours")
+    if options.precision in ("int8", "uint8") and options.ranges is None:
+        raise EncodeError(
+            f"--precision {options.precision}: give --ranges FILE, an .npy of float32 vectors like "
+            "those to come; their smallest and largest values bound the steps"
+        )
+    ranges = None if options.ranges is None else _read_ranges(options.ranges)
+    with write_vectors(output, overwrite=options.overwrite) as writer:
+        encode = _make_encode(options, ranges)
+        empty = encode([])
+        count = 0
+        with _progress(options, source) as advance:
+            for chunk in read_chunks(source):
+                writer.write(encode(chunk.texts), chunk.kept)
+                count += len(chunk.texts)
+                advance(len(chunk.texts))
+        writer.finish(empty, keep)
+    return count, f"{empty.shape[1]} × {empty.dtype}"
+
+
+def _make_encode(
+    options: argparse.Namespace, ranges: npt.NDArray[Any] | None
+) -> Callable[[list[str]], npt.NDArray[Any]]:
+    from pipeline.runtime import load
+
+    encoder = load(options.bundle, options.engine)
+
+    def encode(texts: list[str]) -> npt.NDArray[Any]:
+        return encoder.encode(
+            texts,
+            options.batch_size,
+            prompt_name=options.prompt_name,
+            prompt=options.prompt,
+            truncate_dim=options.truncate_dim,
+            normalize_embeddings=options.normalize,
+            precision=options.precision,
+            ranges=ranges,
+        )
+
+    try:
+        encode([])
+    except ValueError as error:  # a prompt name, a dimension, ranges that do not fit the model
+        raise EncodeError(str(error)) from error
+    return encode
+
+
+def _read_ranges(path: str) -> npt.NDArray[Any]:
+    """Return the smallest and largest value of each dimension, ``[2, dim]``."""
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) < 2 or vectors.dtype.kind != "f":
+            raise ValueError(f"{list(vectors.shape)} {vectors.dtype}, expected floats [n, dim]")
+        return np.stack((vectors.min(axis=0), vectors.max(axis=0)))
+    except (OSError, ValueError, EOFError) as error:
+        raise EncodeError(f"--ranges {path}: {error}") from error
+
+
+def _progress(options: argparse.Namespace, source: TextSource) -> Any:
+    from contextlib import nullcontext
+
+    if not options.progress:
+        return nullcontext(lambda _: None)
+    from pipeline.progress import counting
+
+    return counting(Path(source.path).name, total=None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.encode",
+        description="Encode a file of texts with a published bundle.",
+    )
+    add = parser.add_argument
+    add("bundle", metavar="BUNDLE", help="directory that the pipeline published")
+    add("input", metavar="INPUT", help=f"texts: a file, or {STDIN} for stdin (give --format)")
+    add("output", metavar="OUTPUT", help="where the vectors go: a name in .npy or .parquet")
+    add("--format", choices=FORMATS, help="of INPUT, where its name does not say")
+    add("--column", metavar="NAME", help="of the text in jsonl, csv and parquet (default: text)")
+    add("--keep", metavar="NAME,…", help="columns to write beside the vectors, into .parquet")
+    add("--engine", default="auto", help="as in pipeline.runtime.load (default: %(default)s)")
+    add("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
+    add("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
+    add("--prompt", metavar="TEXT", help="put before every text, in place of the model's own")
+    add("--truncate-dim", type=_positive, metavar="N", help="keep the first N dimensions")
+    add("--normalize", action="store_true", help="scale vectors to length 1")
+    add("--precision", choices=get_args(EmbeddingPrecision), default="float32")
+    add("--ranges", metavar="FILE", help="for int8 and uint8: an .npy of float vectors")
+    add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    add("--progress", action="store_true", help="show a bar, on a terminal")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: expected a positive number")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""What the settings of int8 have to be."""
+
+from pipeline.config import PrecisionConfig
+from pipeline.errors import ConfigError
+
+
+def check_quantize(config: PrecisionConfig) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    alphas = config.smoothing_alphas
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ConfigError(f"precision.smoothing_alphas={alphas}: expected numbers from 0 to 1")
+    if not config.activation_scales:
+        raise ConfigError("precision.activation_scales=[]: expected max, percentile or mse")
+    if config.calibration_sentences < 1:
+        raise ConfigError(
+            f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
+        )
+    for name in ("reconstruction_steps", "spans_per_sentence"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
+    for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
+        if not 0 <= value <= 0.5:
+            raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
+    target = config.target.cosine_mean
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(
+            f"precision.target.cosine_mean={target}: expected more than 0 and less than 1"
+        )

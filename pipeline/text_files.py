@@ -1,0 +1,213 @@
+"""Texts of a file or stream, a chunk at a time: txt, jsonl, csv and parquet.
+
+Every complaint names the file and the line; a column that is not there, the columns that are.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import EncodeError
+
+FORMATS = ("txt", "jsonl", "csv", "parquet")
+
+STDIN = "-"
+
+CHUNK_ROWS = 4096
+CHUNK_CHARACTERS = 4 << 20
+"""A chunk of long texts ends here."""
+
+_SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+_SUFFIXES[".parquet"] = "parquet"
+_STRINGS = ("string", "large_string", "string_view")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """Where texts come from; ``column`` and ``keep`` are for formats that have columns."""
+
+    path: str
+    form: str
+    column: str
+    keep: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some texts, and the values beside them by column: a list, or an Arrow array."""
+
+    texts: list[str]
+    kept: Mapping[str, Any]
+
+
+Row = tuple[str, Sequence[Any]]
+
+
+def make_source(path: str, form: str | None, column: str | None, keep: Sequence[str]) -> TextSource:
+    """Check what can be checked before anything is read.
+
+    Raises:
+        EncodeError: no such file, a format that cannot be told or read here, or columns of a
+            format that has none.
+    """
+    if path != STDIN and not Path(path).is_file():
+        raise EncodeError(f"{path}: no such file")
+    form = form or _SUFFIXES.get(Path(path).suffix.lower())
+    if form is None:
+        raise EncodeError(f"{path}: format not known; give --format, one of {', '.join(FORMATS)}")
+    if path == STDIN and form == "parquet":
+        raise EncodeError("parquet is not read from a stream; name the file")
+    if form == "txt" and (column or keep):
+        raise EncodeError(f"{path}: txt has no columns; leave --column and --keep out")
+    return TextSource(path=path, form=form, column=column or "text", keep=tuple(keep))
+
+
+def read_chunks(source: TextSource) -> Iterator[Chunk]:
+    """Yield the source's texts in order, none of them left out.
+
+    txt: one text a line, an empty line is an empty text. jsonl: one object a line, blank lines
+    skipped. csv: with a header. All in UTF-8.
+
+    Raises:
+        EncodeError: not readable as its format, a column missing, or a text that is none.
+    """
+    try:
+        if source.form == "parquet":
+            yield from _read_parquet(source)
+            return
+        with ExitStack() as stack:
+            stream: BinaryIO = sys.stdin.buffer
+            if source.path != STDIN:
+                stream = stack.enter_context(Path(source.path).open("rb"))
+            readers = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv}
+            yield from _chunk(readers[source.form](stream, source), source.keep)
+    except OSError as error:
+        raise EncodeError(f"{source.path}: {error.strerror or error}") from error
+
+
+def _chunk(rows: Iterator[Row], keep: Sequence[str]) -> Iterator[Chunk]:
+    texts: list[str] = []
+    values: list[Sequence[Any]] = []
+    characters = 0
+    for text, kept in rows:
+        texts.append(text)
+        values.append(kept)
+        characters += len(text)
+        if len(texts) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield Chunk(texts=texts, kept=_columns(keep, values))
+            texts, values, characters = [], [], 0
+    if texts:
+        yield Chunk(texts=texts, kept=_columns(keep, values))
+
+
+def _columns(keep: Sequence[str], values: list[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: [row[i] for row in values] for i, name in enumerate(keep)}
+
+
+def _lines(stream: BinaryIO, source: TextSource) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise EncodeError(
+                f"{source.path}: line {number}: not UTF-8 (byte {error.start + 1}); convert the "
+                "file, with iconv say"
+            ) from error
+
+
+def _read_txt(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
+    for _, line in _lines(stream, source):
+        yield line.removesuffix("\n").removesuffix("\r"), ()
+
+
+def _read_jsonl(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
+    for number, line in _lines(stream, source):
+        if not line.strip():
+            continue
+        where = f"{source.path}: line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise EncodeError(f"{where}: not JSON: {error}") from error
+        except RecursionError as error:
+            raise EncodeError(f"{where}: nested too deeply to read") from error
+        if not isinstance(row, dict):
+            raise EncodeError(f"{where}: expected an object, saw {line.strip()[:40]}")
+        yield _pick(row, where, source)
+
+
+def _read_csv(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader((line for _, line in _lines(stream, source)), strict=True)
+    try:
+        for row in reader:
+            yield _pick(row, f"{source.path}: line {reader.line_num}", source)
+    except csv.Error as error:
+        line = reader.reader.line_num  # the DictReader's own stands at the line before
+        raise EncodeError(f"{source.path}: line {line}: not readable as csv: {error}") from error
+
+
+def _pick(row: Mapping[Any, Any], where: str, source: TextSource) -> Row:
+    for name, option in ((source.column, "--column"), *((name, "--keep") for name in source.keep)):
+        if name not in row:
+            seen = ", ".join(str(key) for key in row if key is not None)
+            raise EncodeError(f"{where}: no column {name!r}, it has {seen}; set {option}")
+    text = row[source.column]
+    if not isinstance(text, str):
+        raise EncodeError(f"{where}: {source.column} is {json.dumps(text)[:40]}, expected a string")
+    try:
+        text.encode()  # JSON can escape what no text holds
+    except UnicodeEncodeError as error:
+        raise EncodeError(f"{where}: {source.column} is not Unicode: a lone surrogate") from error
+    return text, [row[name] for name in source.keep]
+
+
+def _read_parquet(source: TextSource) -> Iterator[Chunk]:
+    arrow, parquet = import_arrow()
+    columns = list(dict.fromkeys((source.column, *source.keep)))
+    try:
+        with parquet.ParquetFile(source.path) as file:
+            _check_columns(file.schema_arrow, columns, source)
+            start = 0
+            for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
+                texts = batch.column(source.column).cast(arrow.string()).to_pylist()
+                if None in texts:
+                    row = start + texts.index(None) + 1
+                    raise EncodeError(f"{source.path}: row {row}: {source.column} is null")
+                yield Chunk(texts=texts, kept={name: batch.column(name) for name in source.keep})
+                start += len(texts)
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise EncodeError(f"{source.path}: not readable as parquet: {first}") from error
+
+
+def _check_columns(schema: Any, columns: Sequence[str], source: TextSource) -> None:
+    for name in columns:
+        if name not in schema.names:
+            seen = ", ".join(schema.names)
+            option = "--column" if name == source.column else "--keep"
+            raise EncodeError(f"{source.path}: no column {name!r}, it has {seen}; set {option}")
+    kind = str(schema.field(source.column).type)
+    if kind.removeprefix("dictionary<values=").split(",")[0] not in _STRINGS:
+        raise EncodeError(f"{source.path}: column {source.column!r} is {kind}, expected strings")
+
+
+def import_arrow() -> tuple[Any, Any]:
+    """Return pyarrow and pyarrow.parquet.
+
+    Raises:
+        EncodeError: not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise EncodeError(
+            "parquet needs pyarrow, which is not installed: pip install 'pyarrow' (extra: files)"
+        ) from error
+    return pyarrow, pyarrow.parquet
