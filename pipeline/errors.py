@@ -18,6 +18,7 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── PublishError     the bundle could not be written
     ├── NightlyError     the matrix of a night cannot be started, or not be written down
     ├── BundleError      a published bundle is incomplete, damaged or not for this machine
+    ├── HistoryError     the database of nights is locked, damaged or read-only
     ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
     └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
@@ -73,6 +74,10 @@ class NightlyError(PipelineError):
 
 class BundleError(PipelineError):
     """A published bundle cannot be loaded."""
+
+
+class HistoryError(PipelineError):
+    """The history of nights cannot be read or written."""
 
 
 class ShareError(PipelineError):

@@ -1,6 +1,6 @@
 """``junit.xml``: one test case for each artifact and gate, for CI systems that read them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -19,6 +19,11 @@ def render_junit(data: Mapping[str, Any]) -> str:
             cases += [_judged(artifact["name"], gate) for gate in artifact["gates"]]
         else:
             cases += [_skipped(artifact, name) for name in names or ["executed"]]
+    return to_xml(f"{data['model']} {data['precision']}", cases)
+
+
+def to_xml(suite_name: str, cases: Sequence[ET.Element]) -> str:
+    """Return one suite of test cases as a JUnit file, its counts from what the cases hold."""
     counts = {
         "tests": str(len(cases)),
         "failures": str(sum(case.find("failure") is not None for case in cases)),
@@ -26,9 +31,7 @@ def render_junit(data: Mapping[str, Any]) -> str:
         "skipped": str(sum(case.find("skipped") is not None for case in cases)),
     }
     suites = ET.Element("testsuites", counts)
-    suite = ET.SubElement(
-        suites, "testsuite", {"name": f"{data['model']} {data['precision']}"} | counts
-    )
+    suite = ET.SubElement(suites, "testsuite", {"name": suite_name} | counts)
     suite.extend(cases)
     ET.indent(suites)
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"

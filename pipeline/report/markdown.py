@@ -16,8 +16,8 @@ def render_markdown(data: Mapping[str, Any]) -> str:
     lines += [escape(data.get("next_step") or next_step(data)), ""]
     lines += [f"- **gate failed** {escape(gate)}" for gate in data["failed_gates"]]
     lines += [""] if data["failed_gates"] else []
-    lines += [_row(_SHOWN), _row(["---"] * len(_SHOWN))]
-    lines += [_row([row[column] for column in _SHOWN]) for row in rows(data)]
+    lines += [table_row(_SHOWN), table_row(["---"] * len(_SHOWN))]
+    lines += [table_row([row[column] for column in _SHOWN]) for row in rows(data)]
     lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
     device = data["reference"]["device"]
     if device is not None:
@@ -32,7 +32,8 @@ def _why(item: Mapping[str, str]) -> str:
     return f"{item['name']} ({item['reason']})"
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
+def table_row(cells: list[str] | tuple[str, ...]) -> str:
+    """Return one row of a Markdown table."""
     return f"| {' | '.join(map(escape, cells))} |"
 
 

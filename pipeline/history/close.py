@@ -1,0 +1,107 @@
+"""Close a night: keep its records, judge them, show them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.errors import HistoryError
+from pipeline.history.anchors import Anchor, find_anchor, keep_anchor
+from pipeline.history.database import open_database, read_entries, write_entries
+from pipeline.history.extract import make_entry, manifest_sha256
+from pipeline.history.journal import keep_night
+from pipeline.history.judge import Judgement, judge
+from pipeline.history.pages import keep_page
+from pipeline.history.records import CellRecord, Entry, Finding, utc
+from pipeline.history.render import render
+from pipeline.history.rerun import RerunJob, time_beside
+from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
+
+log = logging.getLogger(__name__)
+
+
+def close_night(
+    database: Path, night: str, records: Sequence[CellRecord], directory: Path
+) -> tuple[Finding, ...]:
+    """Append a night's cells to the database, judge them, and render the trend into ``directory``.
+
+    Where a cell looks slower than it was, older bundles are timed beside the new one first, which
+    takes minutes. Closing a night again replaces it. The records are written as JSON lines before
+    anything else, beside the database or in ``directory``.
+
+    Raises:
+        HistoryError: a record that is none, or the database or ``directory`` cannot be written; the
+            message names the file that holds the night's records.
+    """
+    night = utc(night)
+    for record in records:
+        if utc(record.night) != night:
+            raise HistoryError(f"cell {record.cell}: of night {record.night}, expected {night}")
+    entries = [make_entry(record, keep_page(database, record)) for record in records]
+    kept = keep_night(database, night, entries, directory)
+    try:
+        with open_database(database, create=True) as connection:
+            past = read_entries(connection, before=night)
+        judged = [
+            _judge(database, record, entry, [e for e in past if e.cell == entry.cell])
+            for record, entry in zip(records, entries, strict=True)
+        ]
+        entries = [replace(e, findings=j.findings) for e, j in zip(entries, judged, strict=True)]
+        kept = keep_night(database, night, entries, directory)
+        with open_database(database, create=True) as connection:
+            write_entries(connection, entries)
+            everything = read_entries(connection)
+    except HistoryError as error:
+        raise HistoryError(
+            f"{error}; the night is kept: python -m pipeline.history --database {database} "
+            f"import {kept}"
+        ) from error
+    for record, judgement in zip(records, judged, strict=True):
+        if judgement.renew_anchor and record.bundle is not None:
+            keep_anchor(database, record.cell, night, record.bundle)
+    render(everything, directory, database=database)
+    findings = tuple(finding for entry in entries for finding in entry.findings)
+    for finding in findings:
+        log.log(
+            logging.WARNING if finding.fails else logging.INFO, "%s: %s", finding.cell, finding.text
+        )
+    return findings
+
+
+def _judge(database: Path, record: CellRecord, entry: Entry, past: Sequence[Entry]) -> Judgement:
+    anchor = find_anchor(database, entry.cell)
+
+    def rerun(artifact: str, metric: str) -> list[Beside]:
+        return _rerun(record, entry, anchor, artifact, metric)
+
+    return judge(past, entry, anchor=None if anchor is None else anchor.night, rerun=rerun)
+
+
+def _rerun(
+    record: CellRecord, entry: Entry, anchor: Anchor | None, artifact: str, metric: str
+) -> list[Beside]:
+    """Time the bundle of last night and the anchor beside tonight's, each once."""
+    older: dict[str, str] = {}
+    if record.previous is not None and manifest_sha256(record.previous) is not None:
+        older[PREVIOUS] = str(record.previous)
+    if anchor is not None and (
+        record.previous is None
+        or manifest_sha256(anchor.bundle) != manifest_sha256(record.previous)
+    ):
+        older[ANCHOR] = str(anchor.bundle)
+    if record.bundle is None or not older:
+        return []
+    log.info("%s %s: %s looks slower: timed beside older bundles …", entry.cell, artifact, metric)
+    measured = entry.artifact(artifact)
+    device = None if measured is None else measured.device
+    return time_beside(
+        RerunJob(
+            bundle=str(record.bundle),
+            older=older,
+            engine=artifact,
+            latency=metric == "latency_speedup",
+            device=device,
+            machine=entry.machine,
+            cuda=device == "cuda",
+        )
+    )

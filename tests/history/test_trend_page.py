@@ -1,0 +1,173 @@
+"""trend: the matrix, the lines, the short forms."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from some_nights import night, record, report, steady
+
+from pipeline.errors import HistoryError
+from pipeline.history.extract import make_entry
+from pipeline.history.records import Entry, Finding
+from pipeline.history.render import render
+from pipeline.history.summary import render_junit, render_markdown
+from pipeline.history.trend import make_trend
+from pipeline.history.trend_page import render_html
+
+MACHINE = Finding(
+    cell="minilm-int8-cpu",
+    artifact="onnxruntime",
+    metric="speedup",
+    kind="machine",
+    text="an older bundle is no faster <now>",
+    fails=False,
+    rule="step",
+)
+
+
+def nights(count: int, precision: str = "int8", drop_at: int | None = None) -> list[Entry]:
+    """Return a cell's nights; a tenth slower from one on."""
+    return [
+        make_entry(
+            record(
+                n,
+                report({"onnxruntime": s * (0.9 if drop_at is not None and n >= drop_at else 1)}),
+                precision=precision,
+            )
+        )
+        for n, s in enumerate(steady(range(count)))
+    ]
+
+
+@pytest.fixture
+def entries() -> list[Entry]:
+    """A cell that stepped down, one that was rejected, one that ended earlier; some findings."""
+    stepped = nights(30, drop_at=20)
+    stepped[-1] = replace(stepped[-1], findings=(MACHINE,))
+    rejected = nights(29, "fp16")
+    gates = ["onnxruntime: cosine.mean 0.9 < 0.99"]
+    failed = make_entry(
+        record(
+            29,
+            report({"onnxruntime": 1.0}, failed_gates=gates),
+            precision="fp16",
+            state="rejected",
+            message="a gate failed",
+        )
+    )
+    gate = Finding(
+        cell=failed.cell,
+        metric="gates",
+        kind="regression",
+        text=f"gate failed: {gates[0]}",
+        fails=True,
+        rule="gate",
+    )
+    rejected.append(replace(failed, findings=(gate,)))
+    return sorted([*stepped, *rejected, *nights(28, "fp32")], key=lambda e: (e.night, e.cell))
+
+
+class Text(HTMLParser):
+    """The page's words without its markup, and the tags that were left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def words_of(html: str) -> str:
+    parser = Text()
+    parser.feed(html)
+    return " ".join(" ".join(parser.words).split())
+
+
+def test_the_matrix_has_every_cell_by_model_and_precision(entries: list[Entry]) -> None:
+    trend = make_trend(entries)
+    assert trend.devices == ["cpu"]
+    assert trend.precisions("cpu") == ["fp32", "fp16", "int8"]
+    assert [[c.state for c in cells] for cells in trend.matrix("cpu")["minilm"]] == [
+        ["missing"],
+        ["rejected"],
+        ["published"],
+    ]
+    (cell,) = trend.matrix("cpu")["minilm"][2]
+    assert cell.change is not None
+    assert cell.change.direction == "same"
+    ago = make_trend([e for e in entries if e.night <= night(20)])
+    (cell,) = ago.matrix("cpu")["minilm"][2]
+    assert cell.change is not None
+    assert cell.change.direction == "slower"
+    assert cell.change.share == pytest.approx(-0.1, abs=0.02)
+
+
+def test_the_page_says_what_it_shows_in_words(entries: list[Entry], tmp_path: Path) -> None:
+    html = render_html(make_trend(entries), tmp_path, database=tmp_path / "h.sqlite")
+    words = words_of(html)
+    assert "Night of 2026-09-21 · 1 of 3 cells published" in words
+    assert "✕ rejected in validate" in words
+    assert "? not run last on 2026-09-19" in words
+    assert "▼ 10.0 % on 2026-09-12" in words
+    assert "gate failed: onnxruntime: cosine.mean 0.9 < 0.99" in words
+    assert "an older bundle is no faster <now>" in words
+    assert "1 that do not fail the night: 1 machine" in words
+    assert "python -m pipeline model=minilm precision=fp16" in words
+    assert "<script" not in html
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', html)
+
+
+def test_ids_are_unique_and_links_lead_to_them(entries: list[Entry], tmp_path: Path) -> None:
+    html = render_html(make_trend(entries), tmp_path, database=tmp_path / "h.sqlite")
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"', html)) <= set(ids)
+
+
+def test_a_single_night_is_a_page(tmp_path: Path) -> None:
+    render(nights(1), tmp_path, database=tmp_path / "h.sqlite")
+    page = (tmp_path / "trend.html").read_text("utf-8")
+    assert "1 of 1 cells published" in words_of(page)
+    assert "✓ Nothing: no gate failed" in words_of(page)
+
+
+def test_a_night_without_any_figure_is_a_page(tmp_path: Path) -> None:
+    render([make_entry(record(0, None, state="missing"))], tmp_path, database=tmp_path / "h.sqlite")
+    assert "? missing" in (tmp_path / "trend.html").read_text("utf-8")
+
+
+def test_no_night_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="no night to show"):
+        render([], tmp_path, database=tmp_path / "h.sqlite")
+
+
+def test_only_the_last_nights_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.history.trend.NIGHTS", 5)
+    trend = make_trend([*nights(9, "fp16")[:3], *nights(9)])
+    assert trend.nights == [night(n) for n in range(4, 9)]
+    assert [cell.last.precision for cell in trend.cells] == ["int8"]
+    assert len(trend.cells[0].entries) == 5
+
+
+def test_the_markdown_names_what_fails(entries: list[Entry]) -> None:
+    text = render_markdown(make_trend(entries))
+    assert text.startswith("## Night of 2026-09-21: 1 published, 1 rejected, 1 missing\n")
+    assert "- **regression** minilm-fp16-cpu: gate failed: onnxruntime" in text
+    assert "- 1 more in trend.html" in text
+    assert "| cpu | fp32 | fp16 | int8 |" in text
+    assert "| minilm | not run, last on 2026-09-19 | REJECTED | 2.67×, 0.99950 |" in text
+
+
+def test_the_junit_has_a_case_for_each_state_and_speed(entries: list[Entry]) -> None:
+    suites = ET.fromstring(render_junit(make_trend(entries)))
+    cases = {(c.get("classname"), c.get("name")): c for c in suites[0]}
+    failed = {key for key, case in cases.items() if case.find("failure") is not None}
+    assert failed == {("minilm-fp16-cpu", "gates"), ("minilm-fp32-cpu", "state")}
+    speed = cases["minilm-int8-cpu", "onnxruntime speedup"]
+    assert speed.findtext("system-out") == "an older bundle is no faster <now>"
+    assert ("minilm-int8-cpu", "onnxruntime latency_speedup") in cases
+    assert suites.get("failures") == "2"
