@@ -316,6 +316,12 @@ def edit_report(bundle: Path, **changes: Any) -> None:
     list_again(bundle, "report.json")
 
 
+def edit_artifact(bundle: Path, **changes: Any) -> None:
+    artifacts = json.loads((bundle / "report.json").read_text())["artifacts"]
+    artifacts[0] |= changes
+    edit_report(bundle, artifacts=artifacts)
+
+
 def edit(bundle: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     manifest = manifest_of(bundle)
     change(manifest)
@@ -353,6 +359,8 @@ OTHER = "0" * 64
         (lambda b: edit_report(b, model="other"), "report.json: model is 'other'"),
         (lambda b: edit_report(b, status="failed"), "report.json: status is 'failed'"),
         (lambda b: edit_report(b, artifacts=[]), f"{PLAN} is in the manifest and not among"),
+        (lambda b: edit_artifact(b, bytes=1), "model.onnx has 1 bytes, by the manifest"),
+        (lambda b: edit_artifact(b, file="x"), "onnxruntime: x is not in the manifest"),
         (lambda b: edit_report(b, source=[]), "report.json: not a report"),
         (lambda b: edit(b, lambda m: m["files"].pop("report.json")), "report.json: not in the"),
         (

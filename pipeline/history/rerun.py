@@ -22,7 +22,7 @@ BUDGET_S = 40.0
 """Seconds of rounds a repetition and older bundle; a step of 5 % takes 12 rounds or so."""
 MIN_ROUNDS, MAX_ROUNDS, NARROW = 12, 60, 0.03
 TEXTS, SINGLES, BATCH_SIZE = 64, 16, 32
-_OPENING_S = 300.0
+_OPENING_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,7 @@ def draw_trend(
         values = [value for line in lines for _, value in line.points]
         middle, room = (max(values) + min(values)) / 2, max(max(values) - min(values), least)
         axes.set_ylim(middle - 0.58 * room, middle + 0.58 * room)
-        for line in lines:
-            _draw_steps(axes, line)
+        _draw_steps(axes, lines, room_for_words=len(dates) / 6)
         axes.set_xlim(-0.5, max(len(dates) - 0.5, 0.5))
         shown = sorted({round(x) for x in np.linspace(0, len(dates) - 1, 4)})
         axes.set_xticks(shown, [dates[i][5:10] for i in shown])
@@ -71,10 +70,15 @@ def _draw_line(axes: Axes, line: PlottedLine, style: str, colour: str, nights: i
             mark(axes, index, at[index], "X", BAD, size=9)
 
 
-def _draw_steps(axes: Axes, line: PlottedLine) -> None:
-    for step in line.steps:
-        at = line.points[step.index][0] - 0.5
+def _draw_steps(axes: Axes, lines: Sequence[PlottedLine], *, room_for_words: float) -> None:
+    """Draw every step, and write what it is where no other line's words stand yet."""
+    written: list[float] = []
+    for step, index in ((s, line.points[s.index][0]) for line in lines for s in line.steps):
+        at = index - 0.5
         axes.axvline(at, color=SOFT, linewidth=1, linestyle=(0, (3, 2)))
+        if any(abs(at - other) < room_for_words for other in written):
+            continue
+        written.append(at)
         axes.annotate(
             change(step),
             (at, 1.02),

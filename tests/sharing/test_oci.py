@@ -272,6 +272,20 @@ def test_an_image_manifest_that_was_changed(
     assert pushed != OciSource(registry.reference("edited")).reference
 
 
+def test_another_image_manifest_than_the_one_asked_for(bundle: Path, registry: Registry) -> None:
+    """A digest says what comes back; a tag does not."""
+    pushed = push(bundle, registry.reference("lying"))
+    assert isinstance(pushed, OciReference)
+    assert pushed.digest is not None
+    blob = registry.blob(pushed.digest.removeprefix("sha256:"))
+    honest = blob.read_bytes()
+    blob.write_bytes(honest + b"\n")
+    OciSource(registry.reference("lying"))
+    with pytest.raises(ShareError, match="the registry sent a manifest of sha256:"):
+        OciSource(pushed)
+    blob.write_bytes(honest)  # other tests push the same bundle
+
+
 def test_another_bundle_than_the_one_pinned(
     bundle: Path, registry: Registry, tmp_path: Path
 ) -> None:
