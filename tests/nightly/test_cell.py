@@ -53,11 +53,10 @@ def test_state(
     assert (message or "") in (status.message or "")
     assert (status.message is None) is (message is None)
     assert status.bundle == (str(tmp_path / "artifacts/a/fp32") if do == "publish" else None)
-    kept = {"publish": {"name": "a", "devices": None}, "reject": {"passed": False}}
+    kept = {"publish": ("name", "a"), "reject": ("passed", False)}
     assert set(status.reports) == ({"report.json"} if do in kept else set())
     for path in status.reports.values():
-        report = read_json(Path(path)) or {}
-        assert {**report, "devices": None} == {"devices": None, **kept[do]}
+        assert kept[do] in (read_json(Path(path)) or {}).items()
     assert status.started is not None
     assert status.ended is not None
     assert status.started <= status.ended
