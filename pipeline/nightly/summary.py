@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.nightly.after import Finding
+from pipeline.history import Finding
 from pipeline.nightly.cell import LOG_FILE
 from pipeline.nightly.log import last_stage, read_log
 from pipeline.nightly.matrix import Cell

@@ -1,16 +1,15 @@
 """Summary, JUnit and exit code, with what a history finds; close_night against a stand-in."""
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from pipeline.nightly.after import Finding, close_night
+from pipeline import history
+from pipeline.history import CellRecord, Finding
+from pipeline.nightly.after import close_night
 from pipeline.nightly.junit import to_junit
 from pipeline.nightly.matrix import Cell
 from pipeline.nightly.night import Night
@@ -103,39 +102,17 @@ def test_cell_without_a_status_is_missing(tmp_path: Path) -> None:
     assert read_statuses(night, {})[0].state is State.rejected
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """The history's record of a cell, as agreed."""
-
-    night: str
-    cell: str
-    model: str
-    precision: str
-    device: str
-    state: str
-    exit_code: int | None
-    stage: str | None
-    message: str | None
-    seconds: float
-    command: str
-    bundle: Path | None
-    previous: Path | None
-    report: Any
-
-
 def test_history_gets_the_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     def close(
-        database: Path, night: str, records: Sequence[Record], directory: Path
+        database: Path, night: str, records: Sequence[CellRecord], directory: Path
     ) -> tuple[Finding, ...]:
         seen.extend([database, night, *records])
         (directory / "trend.html").write_text("page")
         return (SLOWER,)
 
-    history: Any = ModuleType("pipeline.history")
-    history.CellRecord, history.close_night = Record, close
-    monkeypatch.setitem(sys.modules, "pipeline.history", history)
+    monkeypatch.setattr(history, "close_night", close)
     report = tmp_path / "report.json"
     report.write_text('{"status": "passed"}')
     done = status(bundle="artifacts/m/fp32", previous="p", reports={"report.json": str(report)})
