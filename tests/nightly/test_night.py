@@ -22,7 +22,7 @@ THREE = ("fp32", "fp16", "int8")
 
 
 def only_night(cwd: Path) -> Path:
-    (night,) = (path for path in (cwd / "nights").iterdir() if path.is_dir())
+    (night,) = (cwd / "nights").glob("*Z")
     return night
 
 
@@ -225,7 +225,7 @@ def test_full_disk(tmp_path: Path, env: dict[str, str], small_disk: Path) -> Non
     assert "No space left on device" in out
     assert "error: cannot write the summary: No space left on device" in out
     (small_disk / "rest").unlink()
-    (directory,) = (path for path in (small_disk / "nights").iterdir() if path.is_dir())
+    (directory,) = (small_disk / "nights").glob("*Z")
     done = stand_in.run_nightly(tmp_path, env, [*command, f"night={directory.name}"])
     assert done.returncode == 0, done.stderr
 
