@@ -292,7 +292,7 @@ print(sorted({{m.split(".")[0] for m in sys.modules}} & {{"torch", "onnx", "jinj
 class Request:
     """What Triton's python backend hands over, as far as the step looks at it."""
 
-    def __init__(self, sent: list[tuple[str, Any]], name: str, texts: list[bytes]) -> None:
+    def __init__(self, sent: list[Any], name: str, texts: list[bytes]) -> None:
         self.name = name
         self.text = types.SimpleNamespace(as_numpy=lambda: np.array(texts, object).reshape(-1, 1))
         send = lambda response, flags: sent.append((name, response, flags))  # noqa: E731
