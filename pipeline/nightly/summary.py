@@ -85,7 +85,7 @@ def to_text(summary: Summary) -> str:
         line = f"  {status.cell:<{width}}  {status.state:<9}  {status.seconds:7.1f} s"
         lines.append(f"{line}  {_near(status.bundle)}" if status.bundle else line)
         lines += [f"      {line}" for line in _failure(summary, status)]
-    lines += [f"  {_finding(finding)}" for finding in summary.findings]
+    lines += [f"  {_finding(finding)}" for finding in _news(summary)]
     lines += [f"  error: {problem}" for problem in summary.problems]
     return "\n".join([*lines, f"{_near(summary.directory)}/summary.md"])
 
@@ -102,10 +102,16 @@ def to_markdown(summary: Summary) -> str:
             continue
         lines += ["", f"**{_escape(status.cell)}**: {status.state}{_in(status)}", ""]
         lines += ["```bash", status.command, "```"]
-    notes = [_finding(finding) for finding in summary.findings]
+    notes = [_finding(finding) for finding in _news(summary)]
     notes += [f"error: {problem}" for problem in summary.problems]
     lines += ["", *(f"- {_escape(note)}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def _news(summary: Summary) -> list[Finding]:
+    """Return the findings but those that only repeat that a cell did not publish."""
+    published = {status.cell for status in summary.statuses if status.state is State.published}
+    return [f for f in summary.findings if f.kind != "missing" or f.cell in published]
 
 
 def _failure(summary: Summary, status: Status) -> list[str]:

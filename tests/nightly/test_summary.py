@@ -70,6 +70,13 @@ def test_markdown_escapes_and_names_findings() -> None:
     assert "python x" in to_text(make(State.error))
 
 
+def test_what_failed_is_not_said_twice() -> None:
+    gone = Finding(cell="a", metric="state", kind="missing", text="not measured", fails=True)
+    for render in (to_text, to_markdown):
+        assert "not measured" not in render(make(State.error, findings=(gone,)))
+        assert "not measured" in render(make(State.published, findings=(gone,)))
+
+
 def night_of(tmp_path: Path) -> Night:
     cell = Cell(
         name="a",
