@@ -13,13 +13,12 @@ is never used. A store that cannot be read or written costs its use, not the run
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +26,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.cache.entries import (
+    SCHEMA,
+    CorruptError,
+    checksum,
+    link,
+    link_files,
+    read_entry,
+    read_record,
+    remove,
+    try_lock,
+)
 from pipeline.cache.keys import Parts, key_of
 from pipeline.cache.records import T, from_record, to_record
 from pipeline.contracts import sha256_file
 from pipeline.store import fsync_tree
 
 log = logging.getLogger(__name__)
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +51,6 @@ class Limits:
 
     bytes: float | None = None
     age_s: float | None = None
-
-
-class _CorruptError(Exception):
-    """An entry is not what it says, and why."""
 
 
 class StageStore:
@@ -113,13 +117,13 @@ class StageStore:
             return
         try:
             for leftover in self._root.glob("*/*.tmp"):
-                with _try_lock(leftover.with_suffix("")) as held:
+                with try_lock(leftover.with_suffix("")) as held:
                     if held:
                         shutil.rmtree(leftover, ignore_errors=True)
             self._collect_entries(limits)
             for lock in self._root.glob("*/*.lock"):
                 if not lock.with_suffix("").exists():
-                    with _try_lock(lock.with_suffix("")) as held:
+                    with try_lock(lock.with_suffix("")) as held:
                         if held:
                             lock.unlink(missing_ok=True)
         except OSError as error:
@@ -138,9 +142,9 @@ class StageStore:
             total += size
             old = limits.age_s is not None and now - last > limits.age_s
             if old or (limits.bytes is not None and total > limits.bytes):
-                with _try_lock(entry) as held:
+                with try_lock(entry) as held:
                     if held:
-                        _remove(entry)
+                        remove(entry)
                         log.info("stage store: removed %s/%s", entry.parent.name, entry.name[:12])
 
     def _lock(self, entry: Path, stack: contextlib.ExitStack) -> bool:
@@ -167,14 +171,14 @@ class StageStore:
         ``mend``, for who holds the lock: an entry that is damaged is removed with a warning.
         """
         try:
-            record = _read_entry(entry)
-            _link_files(entry / "files", record["files"], out)
+            record = read_entry(entry)
+            link_files(entry / "files", record["files"], out)
             artifact = from_record(kind, record["artifact"], work)
         except FileNotFoundError:
             if not (entry / "entry.json").exists() and not mend:
                 return None
             why = "incomplete"
-        except (_CorruptError, ValueError, KeyError, TypeError) as error:
+        except (CorruptError, ValueError, KeyError, TypeError) as error:
             why = " ".join(str(error).split())
         except OSError as error:
             self._give_up(error)
@@ -188,7 +192,7 @@ class StageStore:
         if mend and entry.exists() and self._root is not None:
             log.warning("stage store: %s/%s: %s; removed", entry.parent.name, entry.name[:12], why)
             with contextlib.suppress(OSError):
-                _remove(entry)
+                remove(entry)
         return None
 
     def _put(self, entry: Path, record: dict[str, Any], out: Path) -> None:
@@ -208,13 +212,13 @@ class StageStore:
             }
             (fresh / "files").mkdir(parents=True)
             for name in files:
-                _link(out / name, fresh / "files" / name)
+                link(out / name, fresh / "files" / name)
             record["files"] = files
-            record["checksum"] = _checksum(record)
+            record["checksum"] = checksum(record)
             (fresh / "entry.json").write_text(json.dumps(record, indent=1), "utf-8")
             fsync_tree(fresh)
             if entry.exists():  # refreshed
-                _remove(entry, aside=entry.with_name(f"{entry.name}.old.tmp"))
+                remove(entry, aside=entry.with_name(f"{entry.name}.old.tmp"))
             fresh.rename(entry)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -232,8 +236,8 @@ class StageStore:
         """Log what differs from the newest entry of the same subject."""
         newest: tuple[str, dict[str, str]] | None = None
         for path in entries.glob("*/entry.json"):
-            with contextlib.suppress(_CorruptError, OSError):
-                record = _read_record(path)
+            with contextlib.suppress(CorruptError, OSError):
+                record = read_record(path)
                 if record["subject"] == subject and (
                     newest is None or record["created"] > newest[0]
                 ):
@@ -241,68 +245,3 @@ class StageStore:
         if newest is not None:
             names = [name for name in parts if parts[name] != newest[1].get(name)]
             log.info("%s anew: %s changed", stage, ", ".join(names) or "nothing it depends on")
-
-
-def _read_entry(entry: Path) -> dict[str, Any]:
-    """Return an entry whose every file is the one that was stored."""
-    record = _read_record(entry / "entry.json")
-    for name, told in record["files"].items():
-        path = entry / "files" / name
-        if path.stat().st_size != told["bytes"] or sha256_file(path) != told["sha256"]:
-            raise _CorruptError(f"{name} is not what was stored")
-    return record
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise _CorruptError(f"entry.json: {error}") from error
-    if not isinstance(record, dict) or record.pop("checksum", None) != _checksum(record):
-        raise _CorruptError("entry.json is not what was stored")
-    if record["schema"] != SCHEMA:
-        raise _CorruptError(f"schema {record['schema']}, expected {SCHEMA}")
-    return record
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _link_files(source: Path, names: dict[str, Any], target: Path) -> None:
-    target.mkdir(parents=True)
-    for name in names:
-        _link(source / name, target / name)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
-def _remove(entry: Path, aside: Path | None = None) -> None:
-    """Remove an entry that nobody can then see half of; its lock is held."""
-    aside = aside or entry.with_name(f"{entry.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    entry.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _try_lock(entry: Path) -> Iterator[bool]:
-    """Hold an entry's lock if nobody else does."""
-    lock = FileLock(f"{entry}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
