@@ -14,6 +14,7 @@ from pathlib import Path
 import command_line
 import pytest
 
+from pipeline.cache.entries import records
 from pipeline.report.published import published_beside, read_report
 from pipeline.runtime import load
 
@@ -177,7 +178,7 @@ def test_without_validation_the_good_bundle_stays(tiny_dir: Path, tmp_path: Path
 
 def whole(store: Path) -> None:
     """Check that every entry of the store can be used or is refused: none is half and taken."""
-    for path in store.glob("*/*/entry.json"):
+    for path in records(store, "*"):
         record = json.loads(path.read_text())
         for name, told in record["files"].items():
             assert (path.parent / "files" / name).stat().st_size == told["bytes"]

@@ -20,6 +20,13 @@ class CorruptError(Exception):
     """An entry is not what it says, and why."""
 
 
+def records(root: Path, stage: str) -> Iterator[Path]:
+    """Yield the ``entry.json`` of each entry, not of what is on its way in or out."""
+    for path in root.glob(f"{stage}/*/entry.json"):
+        if path.parent.suffix != ".tmp":
+            yield path
+
+
 def read_entry(entry: Path) -> dict[str, Any]:
     """Return what an entry says; its every file is the one that was stored.
 

@@ -34,6 +34,7 @@ from pipeline.cache.entries import (
     link_files,
     read_entry,
     read_record,
+    records,
     remove,
     try_lock,
 )
@@ -132,7 +133,7 @@ class StageStore:
     def _collect_entries(self, limits: Limits) -> None:
         assert self._root is not None
         used = []
-        for path in self._root.glob("*/*/entry.json"):
+        for path in records(self._root, "*"):
             with contextlib.suppress(OSError):  # removed by another run meanwhile
                 size = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
                 used.append((path.stat().st_mtime, size, path.parent))
@@ -235,7 +236,7 @@ class StageStore:
     def _say_why(self, stage: str, entries: Path, parts: Parts, subject: str) -> None:
         """Log what differs from the newest entry of the same subject."""
         newest: tuple[str, dict[str, str]] | None = None
-        for path in entries.glob("*/entry.json"):
+        for path in records(entries.parent, entries.name):
             with contextlib.suppress(CorruptError, OSError):
                 record = read_record(path)
                 if record["subject"] == subject and (

@@ -387,6 +387,18 @@ def test_an_entry_in_the_making_is_not_collected(runs: Runs) -> None:
     assert kept(runs) == {"x"}
 
 
+def test_what_is_on_its_way_in_is_no_entry(runs: Runs) -> None:
+    """A builder holds its key's lock; what it has not renamed yet is not old, nor too much."""
+    add(runs, "x", 0)
+    entry = runs.entry()
+    entry.rename(entry.with_name("living.tmp"))
+    with FileLock(entry.with_name("living.lock")):
+        thread = threading.Thread(target=StageStore(runs.root).collect, args=(Limits(age_s=1),))
+        thread.start()
+        thread.join()
+    assert (entry.with_name("living.tmp") / "entry.json").is_file()
+
+
 def test_what_a_run_took_survives_the_store(runs: Runs) -> None:
     runs(Stage())
     model, cached = runs(Stage())
