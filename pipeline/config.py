@@ -250,6 +250,7 @@ class OciConfig:
 class PublishConfig:
     """What happens to a bundle that passed its gates, beside being published here."""
 
+    weights: bool = False
     signing: SigningConfig = field(default_factory=SigningConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     oci: OciConfig = field(default_factory=OciConfig)

@@ -85,6 +85,7 @@ def run(config: PipelineConfig) -> Outcome:
                 work_dir=work,
                 target=_target(config, "" if config.validate.enabled else ".unvalidated"),
                 signing=config.publish.signing,
+                with_weights=config.publish.weights,
             )
         if config.validate.enabled:
             shutil.rmtree(_target(config, ".rejected"), ignore_errors=True)

@@ -22,6 +22,7 @@ def publish_tiny(
     *,
     key: Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    with_weights: bool = False,
 ) -> Path:
     """Publish a bundle of the graph and a plan; its report's measurements are made up."""
     path = work / PLAN
@@ -49,6 +50,7 @@ def publish_tiny(
         work_dir=work,
         target=target,
         signing=SigningConfig(key=None if key is None else str(key)),
+        with_weights=with_weights,
     )
 
 

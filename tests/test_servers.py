@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from bundles import manifest_of, publish_tiny
 from light_bundle import write_bundle
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.bench.agreement import row_cosines
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
+from pipeline.errors import PublishError
 from pipeline.runtime import load
 from pipeline.sentence_transformer import as_sentence_transformer
 
@@ -126,6 +129,31 @@ def test_sentence_transformers_takes_the_prompts(bundle: Path, tmp_path: Path) -
     for method in ("encode", "encode_query", "encode_document"):
         vectors = getattr(model, method)(["some", "texts"])
         np.testing.assert_allclose(vectors, getattr(encoder, method)(["some", "texts"]), atol=1e-6)
+
+
+def test_plain_sentence_transformers(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, texts: list[str], tmp_path: Path
+) -> None:
+    """With its weights in it (publish.weights=true) a bundle is a Sentence Transformer."""
+    from sentence_transformers import SentenceTransformer
+
+    target = tmp_path / "bundle"
+    bundle = publish_tiny(tiny_source, tiny_fp32, tmp_path / "work", target, with_weights=True)
+    assert load(bundle, "onnxruntime").dimension == 32
+    assert "model.safetensors" in manifest_of(bundle)["files"]
+    assert (bundle / "model.safetensors").stat().st_nlink == 1
+    model = SentenceTransformer(str(bundle), device="cpu", local_files_only=True)
+    expected = load(bundle, "onnxruntime").encode(texts)
+    assert row_cosines(model.encode(texts), expected).min() >= CLOSE
+
+
+def test_weights_that_changed_are_not_published(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
+) -> None:
+    other = replace(tiny_source, weights={"model.safetensors": "0" * 64})
+    with pytest.raises(PublishError, match=r"model\.safetensors changed since it was read"):
+        publish_tiny(other, tiny_fp32, tmp_path / "work", tmp_path / "b", with_weights=True)
+    assert not (tmp_path / "b").exists()
 
 
 def test_backend_onnx_refuses_rather_than_pool_twice(bundle: Path) -> None:

@@ -39,8 +39,11 @@ def publish(
     work_dir: Path,
     target: Path,
     signing: SigningConfig,
+    with_weights: bool = False,
 ) -> Path:
     """Publish the bundle as ``target``, signed where there is a key, and return it.
+
+    ``with_weights`` puts the source's own weights in it, which Sentence Transformers loads.
 
     Raises:
         PublishError: a file changed since it was validated, the bundle cannot be written, or the
@@ -52,6 +55,8 @@ def publish(
         _place(graphs.portable.path, bundle)
         for engine in engines:
             _place(engine.path, bundle / "engines")
+        if with_weights:
+            _place_weights(source, bundle)
         write_triton(bundle, source, graphs.portable, engines)
         write_report(report, bundle)
         expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
@@ -103,6 +108,17 @@ def _write_cards(manifest: Mapping[str, Any], report: Mapping[str, Any], bundle:
         card.rename(bundle / SOURCE_CARD)
     card.write_text(render_card(manifest, report), "utf-8")
     (bundle / BOM).write_text(_dump(make_bom(manifest, report)), "utf-8")
+
+
+def _place_weights(source: SourceModel, bundle: Path) -> None:
+    """Copy the weights, and what says which shard holds what; never a link to another's file."""
+    for name, sha256 in source.weights.items():
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.path / name, bundle / name)
+        if sha256_file(bundle / name) != sha256:
+            raise PublishError(f"{source.path / name} changed since it was read; run again")
+    for index in source.path.rglob("*.safetensors.index.json"):
+        shutil.copyfile(index, bundle / index.relative_to(source.path))
 
 
 def _dump(data: Mapping[str, Any]) -> str:
