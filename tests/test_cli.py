@@ -445,10 +445,10 @@ import sys
 import onnx
 from onnx import numpy_helper
 
-from pipeline import run
+import pipeline.stages.cast as stage
 from pipeline.__main__ import main
 
-honest = run.cast
+honest = stage.cast
 
 
 def corrupted(*arguments, **named):
@@ -460,7 +460,7 @@ def corrupted(*arguments, **named):
     return model
 
 
-run.cast = corrupted
+stage.cast = corrupted
 sys.exit(main())
 """
 """The command, with one weight of the graph doubled before it is validated."""

@@ -387,6 +387,8 @@ def test_interrupted(
     """Killed with a chunk written and more to come; SIGKILL leaves the hidden file, no more."""
     if output.endswith(".parquet"):
         pytest.importorskip("pyarrow")
+    # A shell's background jobs inherit an ignored SIGINT; a handler here is the default in a child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.encode", bundle, "-", output, "--format", "txt"],
         cwd=tmp_path,
@@ -402,6 +404,7 @@ def test_interrupted(
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
+        signal.signal(signal.SIGINT, before)
         process.send_signal(sent)
         process.wait(60)
     assert process.returncode == code

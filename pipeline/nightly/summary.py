@@ -109,9 +109,10 @@ def to_markdown(summary: Summary) -> str:
 
 
 def _news(summary: Summary) -> list[Finding]:
-    """Return the findings but those that only repeat that a cell did not publish."""
+    """Return the findings but those that only repeat why a cell did not publish."""
     published = {status.cell for status in summary.statuses if status.state is State.published}
-    return [f for f in summary.findings if f.kind != "missing" or f.cell in published]
+    said = [f for f in summary.findings if f.kind == "missing" or f.rule == "gate"]
+    return [f for f in summary.findings if f not in said or f.cell in published]
 
 
 def _failure(summary: Summary, status: Status) -> list[str]:

@@ -1,7 +1,5 @@
 """rerun: an older bundle beside tonight's, in a process that may die."""
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from light_bundle import write_bundle
 
 from pipeline import runtime
 from pipeline.bench import rounds
-from pipeline.contracts import OnnxModel, SourceModel, sha256_file
+from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.environment import describe_environment
 from pipeline.history import rerun
 from pipeline.history.rerun import RerunJob, time_beside
@@ -111,24 +110,7 @@ def test_what_gives_no_vectors_is_not_timed(engines: dict[str, FakeEngine]) -> N
 @pytest.fixture
 def bundle(tiny_fp32: OnnxModel, tiny_source: SourceModel, tmp_path: Path) -> Path:
     """The tiny model as a bundle that loads, without what else is published."""
-    root = shutil.copytree(tiny_source.assets, tmp_path / "bundle")
-    shutil.copyfile(tiny_fp32.path, root / "model.onnx")
-    manifest = {
-        "schema": 1,
-        "model": {
-            "max_length": tiny_source.max_length,
-            "dimension": tiny_source.dimension,
-            "prompts": {"query": "query: "},
-            "default_prompt": "query",
-        },
-        "precision_type": "fp32",
-        "engines": [],
-        "files": {
-            path.name: {"sha256": sha256_file(path)} for path in root.iterdir() if path.is_file()
-        },
-    }
-    (root / "manifest.json").write_text(json.dumps(manifest))
-    return root
+    return write_bundle(tmp_path / "bundle", tiny_source, tiny_fp32)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Summary, JUnit and exit code, with what a history finds; close_night against a stand-in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -72,9 +74,10 @@ def test_markdown_escapes_and_names_findings() -> None:
 
 def test_what_failed_is_not_said_twice() -> None:
     gone = Finding(cell="a", metric="state", kind="missing", text="not measured", fails=True)
-    for render in (to_text, to_markdown):
-        assert "not measured" not in render(make(State.error, findings=(gone,)))
-        assert "not measured" in render(make(State.published, findings=(gone,)))
+    gate = replace(gone, kind="regression", rule="gate", text="cosine.mean")
+    for render, finding in product((to_text, to_markdown), (gone, gate)):
+        assert finding.text not in render(make(State.error, findings=(finding,)))
+        assert finding.text in render(make(State.published, findings=(finding,)))
 
 
 def night_of(tmp_path: Path) -> Night:

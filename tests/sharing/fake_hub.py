@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 Files = dict[str, bytes]
 
 LARGE = 100_000
@@ -166,3 +168,12 @@ def serve() -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub out, also where an earlier test left it a session that is offline."""
+    import huggingface_hub.utils
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name in ("reset_sessions", "close_session"):  # which one there is depends on the version
+        getattr(huggingface_hub.utils, name, lambda: None)()

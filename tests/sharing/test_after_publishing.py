@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_hub import serve
+from fake_hub import go_online, serve
 
 from pipeline.__main__ import _run_pipeline
 from pipeline.config import HubConfig, OciConfig, PipelineConfig, PublishConfig, SigningConfig
@@ -60,7 +60,7 @@ def published(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setattr("pipeline.run.run", lambda _config: outcome)
     monkeypatch.setattr("pipeline.__main__._print_outcome", lambda _outcome: print("the outcome"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    go_online(monkeypatch)
     return bundle
 
 

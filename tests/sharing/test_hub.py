@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bundles import PLAN, flip
-from fake_hub import Hub, serve
+from fake_hub import Hub, go_online, serve
 
 from pipeline.contracts import sha256_file
 from pipeline.errors import BundleError, ShareError
@@ -25,7 +25,7 @@ KEPT = ".gitattributes"
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """An empty hub that huggingface_hub talks to."""
     with serve() as found:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        go_online(monkeypatch)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
         template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
         for module in ("constants", "file_download"):  # which one reads it depends on the version
@@ -126,7 +126,7 @@ def test_nothing_there(hub: Hub, tmp_path: Path) -> None:
 def test_no_network(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    go_online(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert main(["push", str(bundle), "hf://me/tiny"]) == 1
     assert "error: hf://me/tiny@main: cannot be reached" in capsys.readouterr().err

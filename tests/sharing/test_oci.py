@@ -101,9 +101,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that holds one file twice, as a hard link."""
     copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    (copy / "triton").mkdir()
-    os.link(copy / "model.onnx", copy / "triton" / "model.onnx")
-    list_again(copy, "triton/model.onnx")
+    (copy / "twice").mkdir()
+    os.link(copy / "model.onnx", copy / "twice" / "model.onnx")
+    list_again(copy, "twice/model.onnx")
     return copy
 
 
@@ -120,7 +120,7 @@ def test_there_and_back(bundle: Path, registry: Registry, tmp_path: Path) -> Non
     target = tmp_path / "models" / "tiny"
     assert pull(registry.reference(), target) == pushed
     assert contents(target) == contents(bundle)
-    assert (target / "triton" / "model.onnx").samefile(target / "model.onnx")
+    assert (target / "twice" / "model.onnx").samefile(target / "model.onnx")
     assert load(target, "onnxruntime").dimension == 32
     assert list((tmp_path / "models" / ".staging").iterdir()) == []
     again = tmp_path / "again"
@@ -135,7 +135,7 @@ def test_the_layers(bundle: Path, registry: Registry) -> None:
         layer["annotations"]["org.opencontainers.image.title"]: layer for layer in found["layers"]
     }
     assert set(layers) == set(contents(bundle))
-    assert layers["model.onnx"]["digest"] == layers["triton/model.onnx"]["digest"]
+    assert layers["model.onnx"]["digest"] == layers["twice/model.onnx"]["digest"]
     assert layers[PLAN]["mediaType"] == "application/vnd.nvidia.tensorrt.plan"
     assert layers["tokenizer.json"]["mediaType"] == "application/json"
     assert found["artifactType"] == "application/vnd.sentence-transformer-trt.bundle.v1"
