@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.engines.onnxruntime import open_session
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 RUNS = 8
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import DatasetConfig, DatasetFormat
-from pipeline.datasets import load_dataset
+from pipeline.text.datasets import load_dataset
 
 SIZES = (10_000, 30_000, 100_000)
 MILLION = 1_000_000

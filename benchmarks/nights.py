@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench.intervals import compare
-from pipeline.history.rerun import MIN_ROUNDS, REPETITIONS
-from pipeline.history.series import Series
-from pipeline.history.slower import Beside, conclude, has_improved, suspect
-from pipeline.history.steps import find_steps
+from pipeline.history.judge.rerun import MIN_ROUNDS, REPETITIONS
+from pipeline.history.judge.series import Series
+from pipeline.history.judge.slower import Beside, conclude, has_improved, suspect
+from pipeline.history.judge.steps import find_steps
+from pipeline.measure.speed.intervals import compare
 
 FloatArray = npt.NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], FloatArray]

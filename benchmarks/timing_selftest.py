@@ -15,10 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.bench.intervals import Speedup, compare
-from pipeline.bench.rounds import Limits, encoder_side, time_rounds
-from pipeline.bench.setting import choose_timed_text, seconds_a_text, text_encoder
-from pipeline.bench.speed import ROUNDS_SHARE
 from pipeline.config import (
     DatasetConfig,
     DatasetFormat,
@@ -27,12 +23,16 @@ from pipeline.config import (
     ModelConfig,
     ValidateConfig,
 )
-from pipeline.datasets import load_dataset, spread
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
+from pipeline.measure.setting import choose_timed_text, seconds_a_text, text_encoder
+from pipeline.measure.speed.intervals import Speedup, compare
+from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
+from pipeline.measure.speed.speed import ROUNDS_SHARE
 from pipeline.stages.export import export
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.text.datasets import load_dataset, spread
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 MORE_WORK = 0.05
 

@@ -2,7 +2,7 @@
 
     resolve ─► export ─► cast │ quantize ─► build ─► validate ─► publish
 
-``python -m pipeline model=minilm precision=int8`` runs the flow; ``pipeline.run`` names its
+``python -m pipeline model=minilm precision=int8`` runs the flow; ``pipeline.flow.run`` names its
 stages in order. ``pipeline.runtime.load(directory).encode(texts)`` uses what it publishes.
 Each stage is a function from frozen inputs to a frozen output (``pipeline.contracts``), gets
 its own section of the config (``pipeline.config``) and writes only where it is told to.

@@ -126,7 +126,7 @@ def _words(error: Exception, schema: type[Any]) -> str:
 
 
 def _run_pipeline(config: PipelineConfig) -> int:
-    from pipeline.run import run
+    from pipeline.flow.run import run
 
     outcome = run(config)
     _print_outcome(outcome)
@@ -141,7 +141,7 @@ def _share(bundle: Path, config: PublishConfig) -> None:
     Raises:
         ShareError: not pushed; the message says how to push it without another run.
     """
-    from pipeline.sharing.transfer import push, references
+    from pipeline.bundle.sharing.transfer import push, references
 
     for reference in references(config):
         try:

@@ -17,10 +17,10 @@ from typing import Any, NoReturn, get_args
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.embedding_precision import EmbeddingPrecision
 from pipeline.errors import EncodeError, PipelineError
-from pipeline.text_files import FORMATS, STDIN, TextSource, make_source, read_chunks
-from pipeline.vector_files import VECTORS, write_vectors
+from pipeline.runtime.output import EmbeddingPrecision
+from pipeline.runtime.text_files import FORMATS, STDIN, TextSource, make_source, read_chunks
+from pipeline.runtime.vector_files import VECTORS, write_vectors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,10 +48,10 @@ def inspect(config: PipelineConfig) -> Inspection:
     Raises:
         PipelineError: the model cannot be found, or not be exported.
     """
-    from pipeline.datasets import load_dataset
     from pipeline.engines.torch import load_sentence_transformer
     from pipeline.stages.export import export
     from pipeline.stages.resolve import resolve
+    from pipeline.text.datasets import load_dataset
 
     texts = load_dataset(config.dataset).calibration
     with tempfile.TemporaryDirectory() as directory:
@@ -84,8 +84,8 @@ def inspect(config: PipelineConfig) -> Inspection:
 
 def _gemms(model: OnnxModel) -> tuple[dict[str, tuple[int, int]], int]:
     """Return the linear GEMMs' inputs and outputs by name, and how many others there are."""
-    from pipeline.graph import load_graph
-    from pipeline.quant.gemms import find_gemm_groups
+    from pipeline.graph.files import load_graph
+    from pipeline.graph.gemms import find_gemm_groups
 
     graph = load_graph(model)
     linear: dict[str, tuple[int, int]] = {}

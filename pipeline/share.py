@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.bundle.sharing.reference import parse_reference
+from pipeline.bundle.sharing.transfer import pull, push
 from pipeline.errors import PipelineError
-from pipeline.sharing.reference import parse_reference
-from pipeline.sharing.transfer import pull, push
 
 _REFERENCE = "hf://OWNER/NAME[@REVISION] or oci://REGISTRY/REPOSITORY[:TAG]"
 

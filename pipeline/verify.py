@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.lineage import lineage_tree
+from pipeline.bundle.verification import Verification, verify_bundle
 from pipeline.engines.tensorrt import obstacle
 from pipeline.errors import PipelineError
-from pipeline.lineage import lineage_tree
-from pipeline.verification import Verification, verify_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

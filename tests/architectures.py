@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.quant.folds import Fold
+from pipeline.quant.condition.folds import Fold
 
 Plant = Callable[[Any], None]
 

@@ -61,7 +61,7 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def run_here(*arguments: str) -> Path:
     """Run the pipeline in this process and return the published bundle."""
-    from pipeline.run import run
+    from pipeline.flow.run import run
 
     register_schema()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

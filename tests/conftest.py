@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
-from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.gpu import find_gpu
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.text.datasets import Dataset, load_dataset
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -12,20 +12,20 @@ import onnx_ir as ir
 from pipeline.config import NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import open_session
-from pipeline.graph import load_graph, prune, save_graph
-from pipeline.quant.attention import (
+from pipeline.graph.files import load_graph, prune, save_graph
+from pipeline.graph.gemms import FloatArray, GemmGroup, add_missing_biases, find_gemm_groups
+from pipeline.quant.calibrate.scales import activation_scale
+from pipeline.quant.calibrate.statistics import Activation, observe, unpadded_batches
+from pipeline.quant.condition.conditioning import condition
+from pipeline.quant.refine.simulation import Simulation
+from pipeline.quant.round.quantized import QuantizedGroup, quantize_group
+from pipeline.quant.write.attention import (
     AttentionGemm,
     insert_attention_qdq,
     scale_attention,
 )
-from pipeline.quant.conditioning import condition
-from pipeline.quant.gemms import FloatArray, GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.quant.qdq import insert_qdq
-from pipeline.quant.quantized import QuantizedGroup, quantize_group
-from pipeline.quant.scales import activation_scale
-from pipeline.quant.simulation import Simulation
-from pipeline.quant.statistics import Activation, observe, unpadded_batches
-from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.quant.write.qdq import insert_qdq
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 
 @dataclass(kw_only=True)

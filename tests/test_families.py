@@ -15,7 +15,6 @@ import pytest
 from architectures import make_tokenizer
 from families import FAMILIES, Family, save_family
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import (
     EngineConfig,
     Exporter,
@@ -25,12 +24,12 @@ from pipeline.config import (
     Rounding,
 )
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
-from pipeline.datasets import Dataset
 from pipeline.engines import Encoder
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.graph import load_graph
-from pipeline.quant.torch_graph import TorchGraph
+from pipeline.graph.files import load_graph
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.quant.refine.torch_graph import TorchGraph
 from pipeline.runtime import TextEncoder
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.cast import cast
@@ -38,7 +37,8 @@ from pipeline.stages.export import export
 from pipeline.stages.optimize import optimize
 from pipeline.stages.quantize import quantize
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import Tokenizer
+from pipeline.text.datasets import Dataset
+from pipeline.text.tokens import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from benchmarks.cpu_speed.table import render
 from benchmarks.cpu_speed.texts import calibration_texts, make_pools
 from benchmarks.cpu_speed.workers import ROOT
 from pipeline.config import ModelConfig
-from pipeline.environment import describe_environment
+from pipeline.flow.environment import describe_environment
 from pipeline.stages.resolve import resolve
 
 log = logging.getLogger("benchmarks.cpu_speed")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pipeline.config import DatasetConfig, DatasetFormat
-from pipeline.datasets import load_dataset, spread
+from pipeline.text.datasets import load_dataset, spread
 
 TOKENS = 128
 """Tokens of a fixed-length text, [CLS] and [SEP] counted in."""

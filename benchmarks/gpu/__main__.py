@@ -28,12 +28,12 @@ from benchmarks.gpu.speed import (
     measure_throughput,
 )
 from benchmarks.gpu.tokenizing import measure_padding, measure_tokenization
-from pipeline.bench.intervals import LEAST_ROUNDS
-from pipeline.bench.rounds import Limits
 from pipeline.engines.gpu import gpu_clocks
-from pipeline.environment import describe_environment
 from pipeline.errors import PipelineError
-from pipeline.tokens import by_length
+from pipeline.flow.environment import describe_environment
+from pipeline.measure.speed.intervals import LEAST_ROUNDS
+from pipeline.measure.speed.rounds import Limits
+from pipeline.text.tokens import by_length
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from benchmarks.gpu.sides import Contender, open_sides
 from benchmarks.gpu.speed import Work, work_of
-from pipeline.bench.grid import full_batch, grid_shapes
 from pipeline.config import DatasetConfig, DatasetFormat, Device, GridConfig, ModelConfig
 from pipeline.contracts import SourceModel
-from pipeline.datasets import load_dataset, spread
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import BundleError
+from pipeline.measure.speed.grid import full_batch, grid_shapes
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import Tokenizer, TokenRow
+from pipeline.text.datasets import load_dataset, spread
+from pipeline.text.tokens import Tokenizer, TokenRow
 
 QUICK_TEXTS = 24
 QUICK_SHAPES = [(1, 16), (4, 32)]

@@ -16,7 +16,7 @@ from pipeline.engines import Encoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import BundleError
 from pipeline.runtime import load
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
 

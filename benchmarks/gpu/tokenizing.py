@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.tokens import Tokenizer, TokenRow, by_length
+from pipeline.text.tokens import Tokenizer, TokenRow, by_length
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 

@@ -12,7 +12,7 @@ from pipeline.engines import Encoder
 from pipeline.engines.onnxruntime import open_session
 from pipeline.engines.torch import TorchEncoder
 from pipeline.runtime import TextEncoder
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -22,10 +22,10 @@ from benchmarks.int8_quality.rows import Row
 from benchmarks.int8_quality.texts import Texts
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel
-from pipeline.environment import describe_environment
+from pipeline.flow.environment import describe_environment
 from pipeline.runtime import load
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import Tokenizer
+from pipeline.text.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.int8_quality.texts import Texts
-from pipeline.bench.agreement import agreement
-from pipeline.bench.tasks import score
+from pipeline.measure.quality.agreement import agreement
+from pipeline.measure.quality.tasks import score
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.int8_quality.rows import Row
 from benchmarks.int8_quality.texts import Texts
-from pipeline.environment import describe_environment
+from pipeline.flow.environment import describe_environment
 
 Result = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import DatasetConfig, DatasetFormat
-from pipeline.datasets import Retrieval, ScoredPairs, load_dataset, spread
+from pipeline.text.datasets import Retrieval, ScoredPairs, load_dataset, spread
 
 DOCUMENTS = 500
 

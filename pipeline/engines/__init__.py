@@ -5,14 +5,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 
 class Encoder(Protocol):
     """What every runtime's encoder offers, and the batches it is fast on.
 
     ``max_tokens`` bounds a batch, padding counted; where ``bucketed``, a new shape is costly and
-    lengths are padded to ``pipeline.tokens.bucket``.
+    lengths are padded to ``pipeline.text.tokens.bucket``.
     """
 
     name: str

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.gpu import has_cuda_driver
 from pipeline.errors import MeasureError
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 CACHED_TOKENS = 2048
 """More tokens than this at once leave a CPU's caches, and each token takes longer

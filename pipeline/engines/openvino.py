@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.config import NumericType
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.errors import MeasureError
-from pipeline.tokens import TokenBatch, bucket
+from pipeline.text.tokens import TokenBatch, bucket
 
 
 def missing() -> str | None:

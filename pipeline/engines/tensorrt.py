@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.errors import MeasureError
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 if TYPE_CHECKING:
     import tensorrt as trt

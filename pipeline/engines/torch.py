@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from pipeline.config import Device
 from pipeline.contracts import GRAPH_INPUTS, SourceModel
 from pipeline.errors import ConfigError, ResolveError
-from pipeline.tokens import TokenBatch
+from pipeline.text.tokens import TokenBatch
 
 
 def load_sentence_transformer(

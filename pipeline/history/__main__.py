@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import HistoryError, PipelineError
-from pipeline.history.anchors import drop_anchor
-from pipeline.history.database import open_database, read_entries, write_entries
-from pipeline.history.journal import read_lines, to_line, write_lines
-from pipeline.history.records import Entry
-from pipeline.history.series import is_open
-from pipeline.history.summary import render_markdown
-from pipeline.history.trend import make_trend
+from pipeline.history.judge.series import is_open
+from pipeline.history.keep.anchors import drop_anchor
+from pipeline.history.keep.database import open_database, read_entries, write_entries
+from pipeline.history.keep.journal import read_lines, to_line, write_lines
+from pipeline.history.keep.records import Entry
+from pipeline.history.show.summary import render_markdown
+from pipeline.history.show.trend import make_trend
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,11 +79,11 @@ def _do(options: argparse.Namespace) -> str:
     if options.command == "show":
         return render_markdown(make_trend(entries)).rstrip()
     if options.command == "export-mlflow":
-        from pipeline.history.tracking import export_runs
+        from pipeline.history.show.tracking import export_runs
 
         added = export_runs(entries, uri=options.tracking_uri, experiment=options.experiment)
         return f"{added} runs added, {len(entries) - added} were there"
-    from pipeline.history.render import render
+    from pipeline.history.show.render import render
 
     render(entries, options.directory, database=database)
     return str(options.directory / "trend.html")

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import HistoryError
-from pipeline.history.anchors import Anchor, find_anchor, keep_anchor
-from pipeline.history.database import open_database, read_entries, write_entries
-from pipeline.history.extract import make_entry, manifest_sha256
-from pipeline.history.journal import keep_night
-from pipeline.history.judge import Judgement, judge
-from pipeline.history.pages import keep_page
-from pipeline.history.records import CellRecord, Entry, Finding, utc
-from pipeline.history.render import render
-from pipeline.history.rerun import RerunJob, time_beside
-from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
+from pipeline.history.judge.night import Judgement, judge
+from pipeline.history.judge.rerun import RerunJob, time_beside
+from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
+from pipeline.history.keep.anchors import Anchor, find_anchor, keep_anchor
+from pipeline.history.keep.database import open_database, read_entries, write_entries
+from pipeline.history.keep.extract import make_entry, manifest_sha256
+from pipeline.history.keep.journal import keep_night
+from pipeline.history.keep.pages import keep_page
+from pipeline.history.keep.records import CellRecord, Entry, Finding, utc
+from pipeline.history.show.render import render
 
 log = logging.getLogger(__name__)
 

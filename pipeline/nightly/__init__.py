@@ -7,6 +7,6 @@
                         resume    python -m pipeline …          findings markdown, junit
 
 One cell is one command (``python -m pipeline …``) in a process group of its own and one
-``status.json``, on a directory that all machines share. ``pipeline.nightly.cell`` runs one, under
-every scheduler alike; what starts the cells only waits for their status files.
+``status.json``, on a directory that all machines share. ``pipeline.nightly.cells.cell`` runs one,
+under every scheduler alike; what starts the cells only waits for their status files.
 """

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from pipeline.__main__ import run_composed
 from pipeline.errors import PipelineError
+from pipeline.files import write_json, write_text
 from pipeline.nightly.after import close_night
+from pipeline.nightly.cells.matrix import make_cells
 from pipeline.nightly.config import Launcher, NightlyConfig, register_schema
-from pipeline.nightly.files import write_json, write_text
-from pipeline.nightly.junit import to_junit
-from pipeline.nightly.kubernetes import run_kubernetes
-from pipeline.nightly.local import run_local
-from pipeline.nightly.matrix import make_cells
+from pipeline.nightly.launchers.kubernetes import run_kubernetes
+from pipeline.nightly.launchers.local import run_local
+from pipeline.nightly.launchers.slurm import run_slurm
 from pipeline.nightly.night import Night, open_night
-from pipeline.nightly.screen import screen
-from pipeline.nightly.slurm import run_slurm
+from pipeline.nightly.show.junit import to_junit
+from pipeline.nightly.show.screen import screen
+from pipeline.nightly.show.summary import Summary, read_statuses, to_json, to_markdown, to_text
 from pipeline.nightly.stop import Stop
-from pipeline.nightly.summary import Summary, read_statuses, to_json, to_markdown, to_text
 
 log = logging.getLogger(__name__)
 

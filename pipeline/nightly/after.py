@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline import history
+from pipeline.files import read_json
 from pipeline.history import CellRecord, Finding
-from pipeline.nightly.files import read_json
+from pipeline.nightly.cells.status import Status
 from pipeline.nightly.night import Night
-from pipeline.nightly.status import Status
 
 
 def close_night(night: Night, statuses: Sequence[Status], database: Path) -> tuple[Finding, ...]:

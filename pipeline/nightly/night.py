@@ -14,10 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import ConfigError, NightlyError
-from pipeline.nightly.cell import write_cell
-from pipeline.nightly.files import read_json, write_json
-from pipeline.nightly.matrix import Cell
-from pipeline.nightly.status import Status
+from pipeline.files import read_json, write_json
+from pipeline.nightly.cells.cell import write_cell
+from pipeline.nightly.cells.matrix import Cell
+from pipeline.nightly.cells.status import Status
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.origin import source_name
 from pipeline.report.html import environment
 from pipeline.report.markdown import escape
 from pipeline.report.table import COLUMNS, rows
+from pipeline.source.origin import source_name
 
 SOURCE_CARD = "SOURCE_README.md"
 """Under this name a bundle keeps the card that came with the weights."""

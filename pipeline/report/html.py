@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
 from pipeline.report.next_step import next_step, status_words, verdict, worth
-from pipeline.report.tradeoff import main_task
+from pipeline.report.plots.tradeoff import main_task
 
 _FILTERS = (
     numbers.cosine,
@@ -28,7 +28,7 @@ _HEAT = ((0.5, "slow2"), (1.0, "slow1"), (1.5, "fast1"), (2.5, "fast2"), (4.0, "
 
 def render_html(data: Mapping[str, Any]) -> str:
     """Return the page for a report's data; it fetches nothing."""
-    from pipeline.report.figures import draw_agreement, draw_tasks, draw_tradeoffs
+    from pipeline.report.plots.figures import draw_agreement, draw_tasks, draw_tradeoffs
 
     executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
     return (
@@ -48,7 +48,7 @@ def render_html(data: Mapping[str, Any]) -> str:
 
 def render_comparison(lines: Sequence[Line]) -> str:
     """Return the page for several bundles' lines; it fetches nothing."""
-    from pipeline.report.figures import draw_comparison
+    from pipeline.report.plots.figures import draw_comparison
 
     models = dict.fromkeys(line.report["model"] for line in lines)
     template = environment().get_template("compare.html.j2")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BundleError
-from pipeline.report.tradeoff import main_task
+from pipeline.report.plots.tradeoff import main_task
 
 
 def read_report(bundle: Path) -> dict[str, Any]:

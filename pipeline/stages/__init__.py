@@ -1,1 +1,1 @@
-"""The stages, one a file; none imports another. ``pipeline.run`` names them in order."""
+"""The stages, one a file; none imports another. ``pipeline.flow.run`` names them in order."""

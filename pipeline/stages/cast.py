@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import CastError
-from pipeline.graph import load_graph, save_graph
-from pipeline.half import cast_to_half, find_wide_tensors, refuse_subgraphs
+from pipeline.graph.files import load_graph, save_graph
+from pipeline.graph.half import cast_to_half, find_wide_tensors, refuse_subgraphs
 
 log = logging.getLogger(__name__)
 

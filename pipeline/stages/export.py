@@ -12,15 +12,15 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import Device, Exporter, NumericType
 from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
-from pipeline.graph import add_initializer, prune, save_graph
-from pipeline.quant.gemms import canonicalize_gemms
-from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.graph.files import add_initializer, prune, save_graph
+from pipeline.graph.gemms import canonicalize_gemms
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pipeline.config import NumericType
 from pipeline.contracts import Graphs, SourceModel
-from pipeline.equivalence import probe, worst_cosine
 from pipeline.errors import OptimizeError
-from pipeline.fuse.attention import fuse_attention
-from pipeline.fuse.kernels import keep_apart
-from pipeline.fuse.pooling import drop_expanded_mask
-from pipeline.graph import load_graph, prune, save_graph
-from pipeline.tokens import Tokenizer
+from pipeline.graph.equivalence import probe, worst_cosine
+from pipeline.graph.files import load_graph, prune, save_graph
+from pipeline.graph.fuse_attention import fuse_attention
+from pipeline.graph.fuse_kernels import keep_apart
+from pipeline.graph.fuse_pooling import drop_expanded_mask
+from pipeline.text.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 

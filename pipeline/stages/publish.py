@@ -9,21 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.bom import BOM, make_bom
+from pipeline.bundle.bom import BOM, make_bom
+from pipeline.bundle.manifest import MANIFEST, SCHEMA
+from pipeline.bundle.place import link_or_copy, publish_directory
+from pipeline.bundle.signing import sign_bundle
+from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
-from pipeline.deploy.triton import write_triton
 from pipeline.errors import PublishError
-from pipeline.graph import model_sha256
-from pipeline.manifest import MANIFEST, SCHEMA
-from pipeline.origin import base_model, stated_license
+from pipeline.graph.files import model_sha256
 from pipeline.report.card import SOURCE_CARD, render_card
-from pipeline.report.data import bundle_name
+from pipeline.report.entries.report import bundle_name
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
-from pipeline.signing import sign_bundle
-from pipeline.store import link_or_copy, publish_directory
+from pipeline.source.origin import base_model, stated_license
 
 log = logging.getLogger(__name__)
 

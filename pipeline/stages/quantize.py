@@ -5,22 +5,22 @@ from pathlib import Path
 
 from pipeline.config import HighPrecision, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
-from pipeline.equivalence import probe
 from pipeline.errors import QuantizeError
-from pipeline.graph import load_graph, prune
-from pipeline.half import find_wide_tensors
+from pipeline.graph.equivalence import probe
+from pipeline.graph.files import load_graph, prune
+from pipeline.graph.gemms import add_missing_biases, find_gemm_groups
+from pipeline.graph.half import find_wide_tensors
 from pipeline.progress import track
-from pipeline.quant.attention import check_attention, insert_attention_qdq, scale_attention
-from pipeline.quant.calibration import describe_calibration, observe_groups, tokenize
-from pipeline.quant.conditioning import condition
-from pipeline.quant.describe import describe_method, describe_smoothing, list_gemms
-from pipeline.quant.forms import check_fold, check_twin, write_forms
-from pipeline.quant.gemms import add_missing_biases, find_gemm_groups
-from pipeline.quant.qdq import insert_qdq
-from pipeline.quant.quantized import quantize_group
-from pipeline.quant.refine import refine
-from pipeline.quant.settings import check_quantize
-from pipeline.quant.statistics import unpadded_batches
+from pipeline.quant.calibrate.calibration import describe_calibration, observe_groups, tokenize
+from pipeline.quant.calibrate.settings import check_quantize
+from pipeline.quant.calibrate.statistics import unpadded_batches
+from pipeline.quant.condition.conditioning import condition
+from pipeline.quant.refine.choices import refine
+from pipeline.quant.round.quantized import quantize_group
+from pipeline.quant.write.attention import check_attention, insert_attention_qdq, scale_attention
+from pipeline.quant.write.describe import describe_method, describe_smoothing, list_gemms
+from pipeline.quant.write.forms import check_fold, check_twin, write_forms
+from pipeline.quant.write.qdq import insert_qdq
 
 
 def quantize(

@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.assets import write_assets
-from pipeline.chain import refuse_chain, refuse_module_files
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
-from pipeline.locate import UNSAFE, Place, locate
+from pipeline.source.assets import write_assets
+from pipeline.source.chain import refuse_chain, refuse_module_files
+from pipeline.source.locate import UNSAFE, Place, locate
 
 log = logging.getLogger(__name__)
 

@@ -4,22 +4,22 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.bench.profile import count_gemms
-from pipeline.bench.quality import Quality, measure_quality
-from pipeline.bench.setting import Bench, set_up, text_encoder
-from pipeline.bench.speed import ArtifactSpeed
-from pipeline.bench.timing import Artifact, Timing, time_artifacts
-from pipeline.checks import check_validate
 from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
-from pipeline.datasets import Dataset, spread
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
-from pipeline.gates import Against, Evidence, judge
-from pipeline.overflow import check_overflow
-from pipeline.results import ArtifactResult, Validation
-from pipeline.tokens import TokenBatch
+from pipeline.flow.checks import check_validate
+from pipeline.graph.overflow import check_overflow
+from pipeline.measure.gates import Against, Evidence, judge
+from pipeline.measure.quality.quality import Quality, measure_quality
+from pipeline.measure.results import ArtifactResult, Validation
+from pipeline.measure.setting import Bench, set_up, text_encoder
+from pipeline.measure.speed.profile import count_gemms
+from pipeline.measure.speed.speed import ArtifactSpeed
+from pipeline.measure.speed.timing import Artifact, Timing, time_artifacts
+from pipeline.text.datasets import Dataset, spread
+from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import MeasureError
+from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages.optimize import optimize
-from pipeline.tokens import TokenBatch, Tokenizer, bucket
+from pipeline.text.tokens import TokenBatch, Tokenizer, bucket
 
 pytest.importorskip("openvino")
 from pipeline.engines.openvino import OpenVINOEncoder

@@ -12,8 +12,6 @@ import command_line
 import numpy as np
 import pytest
 
-from pipeline.bench.agreement import row_cosines
-from pipeline.bench.grid import full_batch
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
 from pipeline.engines import Encoder
@@ -21,10 +19,12 @@ from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.tensorrt import TensorRTEncoder, rtx_obstacle
 from pipeline.errors import BundleError, MeasureError
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.measure.speed.grid import full_batch
 from pipeline.runtime import load
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.cast import cast
-from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 pytestmark = pytest.mark.gpu
 

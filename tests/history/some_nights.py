@@ -7,7 +7,7 @@ from typing import Any
 
 from example_report import executed, int8, plan
 
-from pipeline.history.records import CellRecord
+from pipeline.history.keep.records import CellRecord
 
 FIRST = datetime(2026, 8, 23, 2, tzinfo=UTC)
 

@@ -10,14 +10,14 @@ from xml.etree import ElementTree as ET
 import pytest
 from some_nights import night, record, report, steady
 
-from pipeline.bench.intervals import Speedup
 from pipeline.errors import HistoryError
 from pipeline.history import CellRecord, Finding, close, close_night
-from pipeline.history.anchors import find_anchor, keep_anchor
-from pipeline.history.database import open_database, read_entries
-from pipeline.history.journal import read_lines
-from pipeline.history.rerun import RerunJob
-from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
+from pipeline.history.judge.rerun import RerunJob
+from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
+from pipeline.history.keep.anchors import find_anchor, keep_anchor
+from pipeline.history.keep.database import open_database, read_entries
+from pipeline.history.keep.journal import read_lines
+from pipeline.measure.speed.intervals import Speedup
 
 SLOWER = Speedup(median=0.9, ci95=(0.88, 0.92))
 
@@ -161,7 +161,7 @@ def test_a_database_that_is_locked_while_judged_loses_nothing(
         return [Beside(name=PREVIOUS, speedups=[SLOWER, SLOWER])]
 
     monkeypatch.setattr(close, "time_beside", lock)
-    monkeypatch.setattr("pipeline.history.database.BUSY_S", 0.01)
+    monkeypatch.setattr("pipeline.history.keep.database.BUSY_S", 0.01)
     with pytest.raises(HistoryError, match=r"locked.*import .*20260829T020000Z.jsonl"):
         close_all(database, [publish(6, 2.4)], tmp_path / "out")
     holder.close()
@@ -198,7 +198,7 @@ def test_an_anchor_without_room_leaves_the_one_before(
     def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.history.anchors.link_or_copy", full)
+    monkeypatch.setattr("pipeline.history.keep.anchors.link_or_copy", full)
     keep_anchor(database, "a/b", night(1), tmp_path / "bundles/1")
     anchor = find_anchor(database, "a/b")
     assert anchor is not None

@@ -8,10 +8,10 @@ import pytest
 from some_nights import night, record, report
 
 from pipeline.history.__main__ import main
-from pipeline.history.anchors import find_anchor, keep_anchor
-from pipeline.history.database import open_database, read_entries, write_entries
-from pipeline.history.extract import make_entry
-from pipeline.history.records import Entry, Finding
+from pipeline.history.keep.anchors import find_anchor, keep_anchor
+from pipeline.history.keep.database import open_database, read_entries, write_entries
+from pipeline.history.keep.extract import make_entry
+from pipeline.history.keep.records import Entry, Finding
 
 
 def entry(number: int, *, slower: bool = False) -> Entry:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from some_nights import night, record, report, steady
 
-from pipeline.bench.intervals import Speedup
-from pipeline.history.extract import make_entry
-from pipeline.history.judge import judge
-from pipeline.history.records import Entry, Finding
-from pipeline.history.series import baseline
-from pipeline.history.slower import ANCHOR, PREVIOUS, Beside
-from pipeline.history.steps import find_steps, noise
+from pipeline.history.judge.night import judge
+from pipeline.history.judge.series import baseline
+from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
+from pipeline.history.judge.steps import find_steps, noise
+from pipeline.history.keep.extract import make_entry
+from pipeline.history.keep.records import Entry, Finding
+from pipeline.measure.speed.intervals import Speedup
 
 SLOWER = Speedup(median=0.9, ci95=(0.88, 0.92))
 EQUAL = Speedup(median=1.0, ci95=(0.98, 1.02))

@@ -12,11 +12,11 @@ from example_report import int8, old
 from some_nights import night, record, report
 
 from pipeline.errors import HistoryError
-from pipeline.history import database as database_module
-from pipeline.history.database import open_database, read_entries, write_entries
-from pipeline.history.extract import make_entry, manifest_sha256
-from pipeline.history.journal import from_line, keep_night, read_lines, to_line, write_lines
-from pipeline.history.records import Entry, Figure, Finding, utc
+from pipeline.history.keep import database as database_module
+from pipeline.history.keep.database import open_database, read_entries, write_entries
+from pipeline.history.keep.extract import make_entry, manifest_sha256
+from pipeline.history.keep.journal import from_line, keep_night, read_lines, to_line, write_lines
+from pipeline.history.keep.records import Entry, Figure, Finding, utc
 
 FINDING = Finding(
     cell="minilm-int8-cpu",

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 from light_bundle import write_bundle
 
-from pipeline import runtime
-from pipeline.bench import rounds
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.environment import describe_environment
-from pipeline.history import rerun
-from pipeline.history.rerun import RerunJob, time_beside
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.flow.environment import describe_environment
+from pipeline.history.judge import rerun
+from pipeline.history.judge.rerun import RerunJob, time_beside
+from pipeline.measure.speed import rounds
+from pipeline.runtime import loading as runtime
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 
 class FakeEngine:

@@ -8,8 +8,8 @@ import pytest
 from some_nights import record, report
 
 from pipeline.errors import HistoryError
-from pipeline.history.extract import make_entry
-from pipeline.history.tracking import export_runs
+from pipeline.history.keep.extract import make_entry
+from pipeline.history.show.tracking import export_runs
 
 
 @pytest.fixture

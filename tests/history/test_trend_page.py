@@ -10,12 +10,12 @@ import pytest
 from some_nights import night, record, report, steady
 
 from pipeline.errors import HistoryError
-from pipeline.history.extract import make_entry
-from pipeline.history.records import Entry, Finding
-from pipeline.history.render import render
-from pipeline.history.summary import render_junit, render_markdown
-from pipeline.history.trend import make_trend
-from pipeline.history.trend_page import render_html
+from pipeline.history.keep.extract import make_entry
+from pipeline.history.keep.records import Entry, Finding
+from pipeline.history.show.render import render
+from pipeline.history.show.summary import render_junit, render_markdown
+from pipeline.history.show.trend import make_trend
+from pipeline.history.show.trend_page import render_html
 
 MACHINE = Finding(
     cell="minilm-int8-cpu",
@@ -146,7 +146,7 @@ def test_no_night_is_one_line(tmp_path: Path) -> None:
 
 
 def test_only_the_last_nights_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.history.trend.NIGHTS", 5)
+    monkeypatch.setattr("pipeline.history.show.trend.NIGHTS", 5)
     trend = make_trend([*nights(9, "fp16")[:3], *nights(9)])
     assert trend.nights == [night(n) for n in range(4, 9)]
     assert [cell.last.precision for cell in trend.cells] == ["int8"]

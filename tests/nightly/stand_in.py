@@ -11,8 +11,8 @@ from pathlib import Path
 
 import command_line
 
-from pipeline.nightly.cell import write_cell
-from pipeline.nightly.matrix import Cell
+from pipeline.nightly.cells.cell import write_cell
+from pipeline.nightly.cells.matrix import Cell
 
 _SITECUSTOMIZE = """
 import json, os, signal, subprocess, sys, time

@@ -10,10 +10,10 @@ import pytest
 import stand_in
 from stand_in import is_gone, until
 
-from pipeline.nightly import log
-from pipeline.nightly.cell import main, run_cell
-from pipeline.nightly.files import read_json
-from pipeline.nightly.status import State, Status
+from pipeline.files import read_json
+from pipeline.nightly.cells import log
+from pipeline.nightly.cells.cell import main, run_cell
+from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.stop import Stop
 
 
@@ -77,7 +77,7 @@ def test_timeout_ends_the_whole_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_its_command_does_not_outlive_it(tmp_path: Path, number: signal.Signals) -> None:
     directory = stand_in.make_cell(tmp_path, "hang")
-    runner = subprocess.Popen([sys.executable, "-m", "pipeline.nightly.cell", str(directory)])
+    runner = subprocess.Popen([sys.executable, "-m", "pipeline.nightly.cells.cell", str(directory)])
     until((tmp_path / "pids").exists)
     runner.send_signal(number)
     assert runner.wait(60) in {1, -number}

@@ -8,18 +8,18 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.errors import ConfigError, NightlyError
-from pipeline.nightly import slurm
+from pipeline.nightly.cells.matrix import make_cells
+from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.config import (
     DeviceConfig,
     DeviceKubernetesConfig,
     KubernetesConfig,
     NightlyConfig,
 )
-from pipeline.nightly.kubernetes import render_jobs, run_kubernetes
-from pipeline.nightly.matrix import make_cells
+from pipeline.nightly.launchers import slurm
+from pipeline.nightly.launchers.kubernetes import render_jobs, run_kubernetes
+from pipeline.nightly.launchers.shared import wait_for_cells
 from pipeline.nightly.night import Night
-from pipeline.nightly.shared import wait_for_cells
-from pipeline.nightly.status import State, Status
 from pipeline.nightly.stop import Stop
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -70,7 +70,7 @@ def test_manifests_are_valid_indexed_jobs(tmp_path: Path) -> None:
     (container,) = pod["containers"]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
     *command, listed = container["command"]
-    assert command == ["python", "-m", "pipeline.nightly.cell", "--list"]
+    assert command == ["python", "-m", "pipeline.nightly.cells.cell", "--list"]
     assert Path(listed).read_text().splitlines() == [str(night.of(c)) for c in night.cells[3:]]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.nightly.cells.matrix import make_cells
 from pipeline.nightly.config import DeviceConfig, NightlyConfig
-from pipeline.nightly.matrix import make_cells
 
 
 def config(**changes: Any) -> NightlyConfig:

@@ -12,11 +12,11 @@ import pytest
 from pipeline import history
 from pipeline.history import CellRecord, Finding
 from pipeline.nightly.after import close_night
-from pipeline.nightly.junit import to_junit
-from pipeline.nightly.matrix import Cell
+from pipeline.nightly.cells.matrix import Cell
+from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
-from pipeline.nightly.status import State, Status
-from pipeline.nightly.summary import Summary, read_statuses, to_markdown, to_text
+from pipeline.nightly.show.junit import to_junit
+from pipeline.nightly.show.summary import Summary, read_statuses, to_markdown, to_text
 
 ENDED_BADLY = sorted(set(State) - {State.published, State.rejected})
 SLOWER = Finding(cell="a", metric="speed", kind="regression", text="10 % slower", fails=True)

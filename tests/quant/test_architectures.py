@@ -14,20 +14,20 @@ import torch
 from architectures import ARCHITECTURES, LAYERS, MAX_LENGTH, Architecture
 from simulated import insert_naive_qdq
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import EngineConfig, Exporter, NumericType, PrecisionConfig
 from pipeline.contracts import GRAPH_OUTPUT, Graphs, OnnxModel, SourceModel
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.engines.torch import load_sentence_transformer
-from pipeline.graph import load_graph, prune, save_graph
-from pipeline.quant.folds import Fold
-from pipeline.quant.gemms import GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.quant.smoothing import Smoother, midrange, smoothing_factors
-from pipeline.quant.statistics import Activation, observe, unpadded_batches
+from pipeline.graph.files import load_graph, prune, save_graph
+from pipeline.graph.gemms import GemmGroup, add_missing_biases, find_gemm_groups
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.quant.calibrate.statistics import Activation, observe, unpadded_batches
+from pipeline.quant.condition.folds import Fold
+from pipeline.quant.condition.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.quantize import quantize
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 

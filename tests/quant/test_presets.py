@@ -16,7 +16,7 @@ from pipeline.config import (
     Rounding,
     register_schema,
 )
-from pipeline.quant.settings import check_quantize
+from pipeline.quant.calibrate.settings import check_quantize
 
 
 def load(preset: str) -> PrecisionConfig:

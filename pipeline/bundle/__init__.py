@@ -1,0 +1,1 @@
+"""Write and check what is published: the manifest, its proofs, its signature."""

@@ -1,0 +1,104 @@
+"""Settings that cannot work, refused before anything slow runs."""
+
+from pathlib import Path
+
+from pipeline.bundle.sharing.transfer import references
+from pipeline.bundle.signing import check_key
+from pipeline.config import (
+    CacheConfig,
+    HighPrecision,
+    NumericType,
+    PipelineConfig,
+    ValidateConfig,
+)
+from pipeline.errors import ConfigError
+from pipeline.measure.gates import check_gates
+from pipeline.measure.speed.intervals import LEAST_ROUNDS
+from pipeline.quant.calibrate.settings import check_quantize
+from pipeline.text.datasets import MIN_EVALUATION
+
+
+def check(config: PipelineConfig) -> None:
+    """Refuse settings out of range, and those that contradict the model.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    check_validate(config.validate)
+    check_quantize(config.precision)
+    _check_half(config)
+    _check_cache(config.cache)
+    _check_publish(config)
+
+
+def check_validate(config: ValidateConfig) -> None:
+    """Refuse settings out of range before anything slow runs.
+
+    Raises:
+        ConfigError: see the messages.
+    """
+    for name, least in (
+        ("batch_size", 1),
+        ("max_sentences", MIN_EVALUATION),
+        ("timing_sentences", 1),
+        ("min_rounds", LEAST_ROUNDS),
+        ("latency_runs", 1),
+        ("worst_texts", 0),
+        ("budget_s", 0),
+        ("narrow", 0),
+    ):
+        if not getattr(config, name) >= least:
+            raise ConfigError(f"validate.{name}={getattr(config, name)}: expected at least {least}")
+    if config.max_rounds < config.min_rounds:
+        raise ConfigError(
+            f"validate.max_rounds={config.max_rounds}: expected at least "
+            f"validate.min_rounds={config.min_rounds}"
+        )
+    for name, values in (("batch", config.grid.batch), ("sequence", config.grid.sequence)):
+        if any(value < 1 for value in values):
+            raise ConfigError(f"validate.grid.{name}={values}: expected numbers from 1")
+    check_gates(config.gates)
+
+
+def _check_half(config: PipelineConfig) -> None:
+    """Refuse fp16 for a model whose config says that it does not fit.
+
+    Raises:
+        ConfigError: precision=fp16, or int8 with fp16 between its GEMMs.
+    """
+    kind, between = config.precision.type, config.precision.high_precision
+    if config.model.fp16 or kind is NumericType.fp32:
+        return
+    refused = f"model {config.model.name} does not fit fp16 (model.fp16=false): "
+    if kind is NumericType.fp16:
+        raise ConfigError(
+            f"{refused}set precision=fp32, or precision=int8 precision.high_precision=fp32; "
+            "model.fp16=true tries it, what overflows on the calibration text kept in fp32"
+        )
+    if between is HighPrecision.fp16:
+        raise ConfigError(f"{refused}set precision.high_precision=fp32")
+
+
+def _check_cache(config: CacheConfig) -> None:
+    for name in ("max_gib", "max_age_days"):
+        value = getattr(config, name)
+        if value is not None and not value >= 0:
+            raise ConfigError(f"cache.{name}={value}: expected 0 or more, or null for no limit")
+
+
+def _check_publish(config: PipelineConfig) -> None:
+    """Refuse what could not be done with a bundle once it is there.
+
+    Raises:
+        ConfigError: a bundle that is to be pushed, but not validated.
+        PublishError: a private key that cannot sign.
+        ShareError: a name that is none, or a package that is missing.
+    """
+    publish = config.publish
+    if references(publish) and not config.validate.enabled:
+        raise ConfigError(
+            "publish.hub and publish.oci push validated bundles only: leave them out, or set "
+            "validate=default"
+        )
+    if publish.signing.key is not None:
+        check_key(Path(publish.signing.key))

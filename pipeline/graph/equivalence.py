@@ -1,0 +1,19 @@
+"""Whether two graphs compute the same, seen from a few texts."""
+
+from collections.abc import Sequence
+
+from pipeline.contracts import OnnxModel
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+
+
+def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:
+    """Return sixteen of the rows, short and long, as one batch to compare graphs on."""
+    return tokenizer.pad(rows[:: max(1, len(rows) // 16)][:16])
+
+
+def worst_cosine(a: OnnxModel, b: OnnxModel, batch: TokenBatch) -> float:
+    """Return the lowest cosine between two graphs' embeddings of a batch."""
+    first, second = (OnnxRuntimeEncoder(model.path).encode(batch) for model in (a, b))
+    return float(row_cosines(first, second).min())

@@ -1,0 +1,233 @@
+"""Cast a graph's floating point to fp16, keeping in fp32 what fp16 loses.
+
+The type of every node is in the graph, as TensorRT's strongly typed networks want it; no builder
+flag decides. In fp32 stay LayerNormalization, Softmax and other reductions, everything behind the
+last of them (pooling sums, divisions by a token count clipped to 1e-9, Dense modules), what
+computes positions, and what text drives beyond fp16's range. The cast stage uses this for fp16,
+quantize for what int8 leaves in high precision.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from pipeline.contracts import SourceModel
+from pipeline.errors import CastError
+from pipeline.graph.files import add_initializer, constant, prune
+from pipeline.quant.calibrate.statistics import run_observed, unpadded_batches
+from pipeline.text.datasets import spread
+from pipeline.text.tokens import Tokenizer
+
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+FP16_MAX = float(np.finfo(np.float16).max)
+_NORMS = {"LayerNormalization", "RMSNormalization", "Softmax"}
+_FP32_OPS = _NORMS | {
+    "Pow",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Log",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "LogSoftmax",
+    "LpNormalization",
+    "CumSum",
+    "Einsum",
+}
+_ANGLES = {"Cos", "Sin"}
+_HEADROOM = 0.25
+"""Share of fp16's range that calibrated values may use: unseen text goes somewhat further."""
+
+_PROBED_TEXTS = 128
+_PROBED_TOKENS = 512
+"""Tokens a batch: every tensor of the graph is held at once, attention scores included."""
+
+MASK_VALUE = -1e4
+"""Added to masked attention scores. ``finfo.min`` overflows fp16, and -inf in every column of a
+fully padded row makes softmax NaN; e^-10000 is 0 in any float type."""
+
+
+def refuse_subgraphs(model: ir.Model) -> None:
+    """Raise CastError for a graph with control flow, which cannot be typed node by node."""
+    for node in model.graph:
+        kinds = {attribute.type for attribute in node.attributes.values()}
+        if kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+            raise CastError(
+                f"node {node.name} ({node.op_type}) holds a subgraph; use precision=fp32"
+            )
+
+
+def find_wide_tensors(
+    model: ir.Model, source: SourceModel, texts: Sequence[str], keep: Sequence[str] = ()
+) -> list[str]:
+    """Return the computed float tensors that come near fp16's largest number on the texts.
+
+    Those that a pattern in ``keep`` names count too (``precision.keep_fp32``). Seen in fp32: a CPU
+    does not show an fp16 overflow, ONNX Runtime computes fp16 in fp32 there.
+
+    Raises:
+        CastError: a pattern that no tensor's name matches.
+    """
+    tensors = [value for value in float_tensors(model) if not value.is_graph_output()]
+    names = [value.name or "" for value in tensors]
+    kept: set[str] = set()
+    for pattern in keep:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise CastError(f"precision.keep_fp32: no tensor of {source.name} matches {pattern!r}")
+        kept.update(matched)
+    reach = largest_values(model, tensors, source, texts)
+    return sorted(
+        kept | {name for name, value in reach.items() if not value <= _HEADROOM * FP16_MAX}
+    )
+
+
+def float_tensors(model: ir.Model, kind: ir.DataType = _FLOAT) -> list[ir.Value]:
+    """Return the tensors of a type that the graph's nodes compute."""
+    outputs = (output for node in model.graph for output in node.outputs)
+    return [value for value in outputs if value.dtype is kind and value.shape is not None]
+
+
+def largest_values(
+    model: ir.Model, tensors: Sequence[ir.Value], source: SourceModel, texts: Sequence[str]
+) -> dict[str, float]:
+    """Return each tensor's largest magnitude over some of the texts, NaN where there is one."""
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
+    batches = unpadded_batches(tokenizer, rows, max_tokens=_PROBED_TOKENS)
+    reach: dict[str, float] = {}
+    for values in run_observed(model, tensors, batches):
+        for name, value in values.items():
+            if value.size:
+                reach[name] = float(np.maximum(reach.get(name, 0.0), np.abs(value).max()))
+    return reach
+
+
+def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
+    """Cast in place; return how many float nodes compute in fp16 and how many in fp32.
+
+    A node that reads or makes a tensor named in ``wide``, or holds a weight that fp16 cannot hold,
+    stays in fp32.
+    """
+    too_wide = frozenset(wide)
+    graph = model.graph
+    exact = _behind_last_norm(graph) | _computing_positions(graph)
+    types: dict[ir.Value, ir.DataType] = {}
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    half = full = 0
+    for node in list(graph):
+        produces = _float_outputs(node)
+        reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
+        if not produces and not reads:
+            continue
+        if node.op_type == "Cast":  # left as it is: what reads it casts again where it needs fp16
+            types |= dict.fromkeys(produces, _FLOAT)
+            continue
+        touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
+        keep = (
+            node in exact
+            or node.op_type in _FP32_OPS
+            or _overflows(node)
+            or not touched.isdisjoint(too_wide)
+        )
+        wanted = _FLOAT if keep else _HALF
+        half, full = half + (not keep), full + keep
+        for index in reads:
+            value = node.inputs[index]
+            assert value is not None
+            node.replace_input_with(index, _as(graph, node, value, wanted, types, casts))
+        for output in produces:
+            types[output] = wanted
+            output.dtype = wanted
+    for index, output in enumerate(graph.outputs):
+        if types.get(output, _FLOAT) is not _FLOAT:
+            raise CastError(f"output {output.name} of index {index} came out as {types[output]}")
+    prune(model)
+    return half, full
+
+
+def _float_outputs(node: ir.Node) -> list[ir.Value]:
+    """Return a float node's outputs, untyped optional ones included; of other nodes none."""
+    dtypes = {v.dtype for v in node.outputs}
+    return list(node.outputs) if _FLOAT in dtypes and dtypes <= {_FLOAT, None} else []
+
+
+def _float_input(value: ir.Value, types: dict[ir.Value, ir.DataType]) -> bool:
+    if value in types:
+        return True
+    array = constant(value)
+    if array is not None:
+        return array.dtype == np.float32
+    return value.dtype is _FLOAT
+
+
+def _behind_last_norm(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes from which no norm or softmax can be reached: pooling and what follows."""
+    reaches: set[ir.Node] = set()
+    tail: set[ir.Node] = set()
+    for node in reversed(graph):
+        users = [use.node for output in node.outputs for use in output.uses()]
+        if any(user.op_type in _NORMS or user in reaches for user in users):
+            reaches.add(node)
+        elif node.op_type not in _NORMS:
+            tail.add(node)
+    return tail
+
+
+def _computing_positions(graph: ir.Graph) -> set[ir.Node]:
+    """Return the float nodes that lead to an angle (Cos, Sin) or, by a Cast, to an integer.
+
+    fp16 has steps of 0.5 from 512 on: rotary angles of far positions would be random, buckets of
+    relative positions off by one.
+    """
+    exact: set[ir.Node] = set()
+    for node in reversed(graph):
+        users = {use.node for output in _float_outputs(node) for use in output.uses()}
+        to_integer = any(u.op_type == "Cast" and not _float_outputs(u) for u in users)
+        if node.op_type in _ANGLES or to_integer or not users.isdisjoint(exact):
+            exact.add(node)
+    return exact
+
+
+def _overflows(node: ir.Node) -> bool:
+    """Whether a weight of the node cannot be held in fp16; a scalar is a mask value, not one."""
+    arrays = [constant(value) for value in node.inputs]
+    return any(
+        a is not None and a.dtype == np.float32 and a.size > 1 and float(np.abs(a).max()) > FP16_MAX
+        for a in arrays
+    )
+
+
+def _as(
+    graph: ir.Graph,
+    node: ir.Node,
+    value: ir.Value,
+    wanted: ir.DataType,
+    types: dict[ir.Value, ir.DataType],
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
+) -> ir.Value:
+    """Return the value in the wanted type: a converted initializer, or behind one shared Cast."""
+    array = constant(value)
+    if array is None and types.get(value, value.dtype) is wanted:
+        return value
+    if array is not None and wanted is _FLOAT:
+        return value
+    if (value, wanted) in casts:
+        return casts[value, wanted]
+    if array is not None:
+        if array.size == 1 and float(array.reshape(-1)[0]) < MASK_VALUE:
+            array = np.full_like(array, MASK_VALUE)
+        clipped = np.clip(array, -FP16_MAX, FP16_MAX).astype(np.float16)
+        result = add_initializer(graph, f"{value.name}.fp16", clipped)
+    else:
+        suffix = "fp32" if wanted is _FLOAT else "fp16"
+        made = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{value.name}.to_{suffix}")
+        result = made.outputs[0]
+        result.name, result.dtype, result.shape = f"{value.name}.{suffix}", wanted, value.shape
+        graph.insert_before(node, made)
+    casts[value, wanted] = result
+    return result

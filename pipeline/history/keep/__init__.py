@@ -1,0 +1,1 @@
+"""Keep the nights: records, the database, the journal, old bundles."""

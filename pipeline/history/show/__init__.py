@@ -1,0 +1,1 @@
+"""Show the history: pages, short forms, and runs for MLflow."""

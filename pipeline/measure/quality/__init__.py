@@ -1,0 +1,1 @@
+"""Measure what an artifact's vectors are worth."""

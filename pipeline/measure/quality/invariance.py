@@ -1,0 +1,69 @@
+"""Whether a text's vector depends on what it is batched with, or on how far it is padded.
+
+It should not: int8 with dynamic scales fails here, since one scale is taken over the whole batch,
+and so does an attention mask that lets padding through.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.engines import Encoder
+from pipeline.measure.quality.agreement import row_cosines
+from pipeline.text.tokens import Tokenizer, TokenRow
+
+TEXTS = 32
+_BATCH = 8
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invariance:
+    """Lowest cosine of ``n`` texts, each alone, with themselves.
+
+    ``batch``: in a batch of texts from the shortest to the longest. ``padding``: still alone,
+    padded to the longest text's length.
+    """
+
+    n: int
+    batch: float
+    padding: float
+
+
+def measure_invariance(
+    encoder: Encoder, tokenizer: Tokenizer, rows: Sequence[TokenRow]
+) -> Invariance:
+    """Encode up to ``TEXTS`` texts of ``rows``, from the shortest to the longest, three ways."""
+    chosen = by_rank(rows, TEXTS)
+    longest = len(chosen[-1].ids)
+    alone = np.concatenate([encoder.encode(tokenizer.pad([row])) for row in chosen])
+    padded = np.concatenate(
+        [encoder.encode(tokenizer.pad([row], length=longest)) for row in chosen]
+    )
+    return Invariance(
+        n=len(chosen),
+        batch=float(row_cosines(alone, _in_mixed_batches(encoder, tokenizer, chosen)).min()),
+        padding=float(row_cosines(alone, padded).min()),
+    )
+
+
+def by_rank(rows: Sequence[TokenRow], limit: int) -> list[TokenRow]:
+    """Return at most ``limit`` rows by length, evenly spread, shortest and longest included."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    ranks = np.linspace(0, len(ordered) - 1, min(limit, len(ordered))).round().astype(int)
+    return [ordered[i] for i in ranks]
+
+
+def _in_mixed_batches(
+    encoder: Encoder, tokenizer: Tokenizer, rows: Sequence[TokenRow]
+) -> FloatArray:
+    """Encode rows, ordered by length, in batches that each reach over all lengths."""
+    count = -(-len(rows) // _BATCH)
+    vectors = [encoder.encode(tokenizer.pad(rows[i::count])) for i in range(count)]
+    result = np.empty((len(rows), vectors[0].shape[1]), dtype=np.float32)
+    for i, part in enumerate(vectors):
+        result[i::count] = part
+    return result

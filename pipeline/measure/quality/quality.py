@@ -1,0 +1,129 @@
+"""What an artifact's vectors are worth: agreement with the reference, tasks, sanity."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import MeasureError
+from pipeline.measure.quality.agreement import Agreement, FloatArray, agreement, row_cosines
+from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
+from pipeline.measure.quality.invariance import Invariance, measure_invariance
+from pipeline.measure.quality.tasks import TaskScores, Values, compare_task, measure_task
+from pipeline.progress import track
+from pipeline.runtime.encoder import TextEncoder
+from pipeline.text.datasets import Dataset, Task
+from pipeline.text.tokens import TokenRow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """The text to compare on, ``[n]`` with its tokens, and what the reference makes of it."""
+
+    texts: Sequence[Text]
+    rows: Sequence[TokenRow]
+    embeddings: FloatArray
+    tasks: Sequence[Task]
+    task_values: Mapping[str, Values]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """One artifact's figures."""
+
+    agreement: Agreement
+    breakdown: Breakdown
+    invariance: Invariance
+    tasks: Mapping[str, TaskScores]
+
+
+def expect(
+    reference: TextEncoder, texts: Sequence[str], dataset: Dataset, *, prefix: str, batch_size: int
+) -> Expected:
+    """Encode ``texts`` and the tasks' text with the reference.
+
+    Raises:
+        MeasureError: it returns NaN or infinity.
+    """
+    encode = cached(reference, batch_size)
+    rows = reference.tokenizer.rows([prefix + text for text in texts])
+    return Expected(
+        texts=[
+            Text(text=text, tokens=len(row.ids), kind=dataset.kinds.get(text))
+            for text, row in zip(texts, rows, strict=True)
+        ],
+        rows=rows,
+        embeddings=encode(texts),
+        tasks=dataset.tasks,
+        task_values={task.name: measure_task(task, encode) for task in dataset.tasks},
+    )
+
+
+def measure_quality(
+    artifact: TextEncoder, expected: Expected, *, batch_size: int, worst: int
+) -> Quality:
+    """Encode the same text with an artifact and compare; quote the ``worst`` texts.
+
+    Raises:
+        MeasureError: it returns NaN or infinity.
+    """
+    encode = cached(artifact, batch_size)
+    embeddings = encode([text.text for text in expected.texts])
+    close = agreement(expected.embeddings, embeddings)
+    log.info(
+        "%s: mean cosine %.6f, lowest %.6f, n %d",
+        artifact.engine.name,
+        close.mean,
+        close.min,
+        close.n,
+    )
+    return Quality(
+        agreement=close,
+        breakdown=break_down(
+            row_cosines(expected.embeddings, embeddings),
+            expected.texts,
+            max_length=artifact.tokenizer.max_length,
+            worst=worst,
+        ),
+        invariance=measure_invariance(artifact.engine, artifact.tokenizer, expected.rows),
+        tasks={
+            task.name: compare_task(
+                task, expected.task_values[task.name], measure_task(task, encode)
+            )
+            for task in expected.tasks
+        },
+    )
+
+
+def cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
+    """Return an encode function that computes each text once, with progress.
+
+    It raises MeasureError where an embedding is NaN or infinite.
+    """
+    known: dict[str, FloatArray] = {}
+
+    def encode(texts: Sequence[str]) -> FloatArray:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        new.sort(key=len, reverse=True)
+        chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
+        for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
+            known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
+        embeddings = np.stack([known[text] for text in texts])
+        _check_finite(encoder.engine.name, texts, embeddings)
+        return embeddings
+
+    return encode
+
+
+def _check_finite(name: str, texts: Sequence[str], embeddings: FloatArray) -> None:
+    """Refuse embeddings that no figure can be computed of."""
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise MeasureError(
+            f"{name} returns NaN or infinite embeddings for {len(bad)} of {len(texts)} sentences, "
+            f"first for number {bad[0]}, {texts[bad[0]][:80]!r}: something overflows; "
+            "use precision=fp32"
+        )

@@ -1,0 +1,128 @@
+"""What every artifact is compared with and timed on: the text, the reference and its results."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config import NumericType, ValidateConfig
+from pipeline.contracts import SourceModel
+from pipeline.engines import Encoder
+from pipeline.engines.torch import TorchEncoder
+from pipeline.errors import MeasureError
+from pipeline.measure.quality.quality import Expected, expect
+from pipeline.measure.speed.speed import TimedText
+from pipeline.runtime.encoder import TextEncoder
+from pipeline.text.datasets import Dataset, spread
+from pipeline.text.tokens import Tokenizer, by_length
+
+PASS_SHARE = 1 / 160
+LEAST_TIMED = 16
+"""One timed pass of the reference takes at most this share of the budget, but so many texts at
+least: many short rounds tell more than a few long ones, whose sides see different minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """The text, the reference and its results, computed once for all artifacts."""
+
+    source: SourceModel
+    tokenizer: Tokenizer
+    config: ValidateConfig
+    dataset_sha256: str
+    reference: TorchEncoder
+    expected: Expected
+    timed: TimedText
+    kind: NumericType
+
+
+def set_up(
+    source: SourceModel, dataset: Dataset, config: ValidateConfig, kind: NumericType
+) -> Bench:
+    """Load the reference and compute everything artifacts are compared with."""
+    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    reference = TorchEncoder(source, device=config.device)
+    _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
+    texts = spread(dataset.evaluation, config.max_sentences)
+    encoder = text_encoder(source, tokenizer, reference)
+    expected = expect(encoder, texts, dataset, prefix=source.prefix, batch_size=config.batch_size)
+    return Bench(
+        source=source,
+        tokenizer=tokenizer,
+        config=config,
+        dataset_sha256=_sha256(texts, dataset.evaluation),
+        reference=reference,
+        expected=expected,
+        timed=choose_timed_text(
+            source, tokenizer, texts, config, seconds_a_text(encoder, texts, config.batch_size)
+        ),
+        kind=kind,
+    )
+
+
+def text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:
+    """Put an encoder behind the model's tokenizer and prompts."""
+    return TextEncoder(
+        tokenizer,
+        encoder,
+        dimension=source.dimension,
+        prompts=dict(source.prompts),
+        default_prompt=source.default_prompt,
+    )
+
+
+def _check_tokenizer(tokenizer: Tokenizer, reference: TorchEncoder, texts: Sequence[str]) -> None:
+    """Compare the bundle's token ids with the Sentence Transformer's own.
+
+    Raises:
+        MeasureError: they differ.
+    """
+    for text, row in zip(texts, tokenizer.rows(texts), strict=True):
+        ids = reference.model.tokenizer(
+            text, truncation="longest_first", max_length=tokenizer.max_length
+        )["input_ids"]
+        if tuple(ids) != row.ids:
+            raise MeasureError(
+                f"tokenizer.json gives other token ids than the Sentence Transformer for {text!r}; "
+                "save the model again with SentenceTransformer.save()"
+            )
+
+
+def seconds_a_text(encoder: TextEncoder, texts: Sequence[str], batch_size: int) -> float:
+    """Return what a text takes, by the faster of two passes: one may meet a busy moment."""
+    few = spread(texts, 4 * LEAST_TIMED)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        encoder.encode(few, batch_size)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / len(few)
+
+
+def choose_timed_text(
+    source: SourceModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    config: ValidateConfig,
+    text_s: float,
+) -> TimedText:
+    """Choose what is timed; ``text_s`` is what the reference takes for a text."""
+    affordable = int(PASS_SHARE * config.budget_s / text_s)
+    chosen = spread(texts, max(LEAST_TIMED, min(config.timing_sentences, affordable)))
+    rows = tokenizer.rows([source.prefix + text for text in chosen])
+    singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
+    return TimedText(
+        texts=chosen,
+        rows=rows,
+        batches=[
+            tokenizer.pad([rows[i] for i in indices])
+            for indices in by_length(rows, config.batch_size)
+        ],
+        singles=[tokenizer.pad([row]) for row in singles],
+        max_length=source.max_length,
+    )
+
+
+def _sha256(*texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([list(part) for part in texts]).encode()).hexdigest()

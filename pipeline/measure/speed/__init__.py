@@ -1,0 +1,1 @@
+"""Time artifacts side by side."""

@@ -1,0 +1,159 @@
+"""Everything of a run that is timed, within ``validate.budget_s``: who takes part, and in what."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import NumericType, ValidateConfig
+from pipeline.contracts import SourceModel
+from pipeline.engines.gpu import gpu_clocks
+from pipeline.engines.torch import TorchEncoder
+from pipeline.measure.results import BaselineResult
+from pipeline.measure.speed.baselines import open_baselines
+from pipeline.measure.speed.cold import REFERENCE, Cold, ColdJob, measure_cold
+from pipeline.measure.speed.previous import Previous, open_previous
+from pipeline.measure.speed.speed import Contestant, Speed, TimedText, measure_speed
+from pipeline.runtime.encoder import TextEncoder
+
+log = logging.getLogger(__name__)
+
+TEXT_BATCHES = 4
+"""From text to vectors, both sides sort by length and cut so many batches at least: few texts in
+one would be mostly padding for Sentence Transformers, and a speed-up over padding is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An artifact that runs here: its file, its encoder of texts, the shapes it takes."""
+
+    path: Path
+    text: TextEncoder
+    takes: Callable[[int, int], bool] | None
+
+    @property
+    def name(self) -> str:
+        """The runtime's name."""
+        return self.text.engine.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What was timed; ``speed.artifacts`` and ``cold`` are in the order of the artifacts."""
+
+    speed: Speed
+    cold: Sequence[Cold | None]
+    reference_cold: Cold | None
+    baselines: tuple[BaselineResult, ...]
+    previous: Mapping[str, Previous]
+    gpu_clocks: Sequence[Mapping[str, float]]
+
+
+def time_artifacts(
+    source: SourceModel,
+    reference: TorchEncoder,
+    artifacts: Sequence[Artifact],
+    text: TimedText,
+    config: ValidateConfig,
+    *,
+    kind: NumericType,
+    fp32: Path,
+    published: Path,
+    dataset_sha256: str,
+) -> Timing:
+    """Time the artifacts, the baselines and the published bundle against the reference.
+
+    Raises:
+        MeasureError: an artifact does not run.
+    """
+    deadline = time.perf_counter() + config.budget_s
+    *cold, reference_cold = _measure_colds(
+        source, reference, artifacts, text, config, kind, deadline
+    )
+    opened, reasons = open_baselines(
+        config.baselines, source, fp32, device=reference.device, trial=text.batches[-1]
+    )
+    names = [artifact.name for artifact in artifacts]
+    previous = open_previous(published, names, dataset_sha256, text.batches[-1])
+    clocks = [gpu_clocks()]
+    batch_size = min(config.batch_size, -(-len(text.texts) // TEXT_BATCHES))
+    speed = measure_speed(
+        Contestant(
+            encoder=reference,
+            encode_texts=lambda texts: reference.model.encode(
+                list(texts), batch_size=batch_size, show_progress_bar=False
+            ),
+        ),
+        [_contestant(artifact, previous, batch_size) for artifact in artifacts],
+        {name.value: encoder for name, encoder in opened.items()},
+        text,
+        config,
+        budget_s=deadline - time.perf_counter(),
+    )
+    clocks.append(gpu_clocks())
+    for name, timed in zip(names, speed.artifacts, strict=True):
+        ratio, (low, high) = timed.throughput.speedup.median, timed.throughput.speedup.ci95
+        log.info("%s: %.2fx PyTorch fp32 (95 %%: %.2f to %.2f)", name, ratio, low, high)
+    return Timing(
+        speed=speed,
+        cold=cold,
+        reference_cold=reference_cold,
+        baselines=(
+            *(
+                BaselineResult(
+                    name=name,
+                    device=encoder.device,
+                    sentences_per_second=speed.baselines[name].sentences_per_second,
+                    speedup=speed.baselines[name].speedup,
+                )
+                for name, encoder in opened.items()
+            ),
+            *(BaselineResult(name=name, reason=reason) for name, reason in reasons.items()),
+        ),
+        previous=previous,
+        gpu_clocks=[sample for sample in clocks if sample is not None],
+    )
+
+
+def _contestant(
+    artifact: Artifact, previous: Mapping[str, Previous], batch_size: int
+) -> Contestant:
+    before = previous.get(artifact.name)
+    return Contestant(
+        encoder=artifact.text.engine,
+        encode_texts=lambda texts: artifact.text.encode(texts, batch_size),
+        takes=artifact.takes,
+        previous=before.encoder if before else None,
+    )
+
+
+def _measure_colds(
+    source: SourceModel,
+    reference: TorchEncoder,
+    artifacts: Sequence[Artifact],
+    text: TimedText,
+    config: ValidateConfig,
+    kind: NumericType,
+    deadline: float,
+) -> list[Cold | None]:
+    """Measure the artifacts, then the reference; None where it is turned off or out of time."""
+    subjects = [(a.name, a.path, a.text.engine.device, source.prefix) for a in artifacts]
+    subjects.append((REFERENCE, source.path, reference.device, ""))
+    measured = []
+    for engine, path, device, prefix in subjects:
+        job = ColdJob(
+            engine=engine,
+            precision=kind.value,
+            path=str(path.resolve()),
+            assets=str(source.assets.resolve()),
+            max_length=source.max_length,
+            dimension=source.dimension,
+            cuda=device == "cuda",
+            trust_remote_code=source.trust_remote_code,
+            texts=[prefix + one for one in text.texts],
+            batch_size=config.batch_size,
+        )
+        left = deadline - time.perf_counter()
+        measured.append(measure_cold(job, timeout_s=left) if config.cold and left > 0 else None)
+    return measured

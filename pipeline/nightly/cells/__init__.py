@@ -1,0 +1,1 @@
+"""Run one cell of a night, and tell what came of it."""

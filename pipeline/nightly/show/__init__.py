@@ -1,0 +1,1 @@
+"""Show a night: on the terminal, as a CI page, as JUnit."""

@@ -1,0 +1,147 @@
+"""What a night came to: its exit code, and the same for terminals, CI pages and programs."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.history import Finding
+from pipeline.nightly.cells.cell import LOG_FILE
+from pipeline.nightly.cells.log import last_stage, read_log
+from pipeline.nightly.cells.matrix import Cell
+from pipeline.nightly.cells.status import State, Status
+from pipeline.nightly.night import Night
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A night's cells in the matrix's order, the history's findings, what went wrong besides."""
+
+    night: str
+    directory: Path
+    statuses: tuple[Status, ...]
+    findings: tuple[Finding, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0: all published. 2: nothing worse than failed gates and findings. 1: anything else."""
+        states = {status.state for status in self.statuses}
+        if self.problems or states - {State.published, State.rejected}:
+            return 1
+        failed = State.rejected in states or any(finding.fails for finding in self.findings)
+        return 2 if failed else 0
+
+    @property
+    def headline(self) -> str:
+        """How many published, and how the others ended."""
+        counts = {s: sum(c.state is s for c in self.statuses) for s in State}
+        others = [f"{n} {s}" for s, n in counts.items() if n and s is not State.published]
+        published = f"{counts[State.published]} of {len(self.statuses)} cells published"
+        return ", ".join([published, *others])
+
+
+def read_statuses(night: Night, reasons: Mapping[str, str]) -> tuple[Status, ...]:
+    """Return each cell's status; a cell without a final one is missing, with the reason."""
+    return tuple(_final(night.of(cell), cell, reasons) for cell in night.cells)
+
+
+def _final(directory: Path, cell: Cell, reasons: Mapping[str, str]) -> Status:
+    status = Status.read(directory)
+    if status is not None and status.state.is_final:
+        return status
+    begun = status or Status(
+        cell=cell.name,
+        model=cell.model,
+        precision=cell.precision,
+        device=cell.device,
+        command=cell.command,
+        state=State.missing,
+    )
+    reason = reasons.get(cell.name) or begun.message or "it has no status"
+    stage = last_stage(read_log(directory / LOG_FILE))
+    return replace(begun, state=State.missing, stage=stage, message=reason)
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Return ``summary.json``, schema 1."""
+    return {
+        "schema": 1,
+        "night": summary.night,
+        "exit_code": summary.exit_code,
+        "headline": summary.headline,
+        "cells": [asdict(status) for status in summary.statuses],
+        "findings": [asdict(finding) for finding in summary.findings],
+        "problems": list(summary.problems),
+    }
+
+
+def to_text(summary: Summary) -> str:
+    """Return the summary for a terminal: a line a cell, for each failure how to see it again."""
+    width = max(len(status.cell) for status in summary.statuses)
+    lines = [f"night {summary.night}: {summary.headline}"]
+    for status in summary.statuses:
+        line = f"  {status.cell:<{width}}  {status.state:<9}  {status.seconds:7.1f} s"
+        lines.append(f"{line}  {_near(status.bundle)}" if status.bundle else line)
+        lines += [f"      {line}" for line in _failure(summary, status)]
+    lines += [f"  {_finding(finding)}" for finding in _news(summary)]
+    lines += [f"  error: {problem}" for problem in summary.problems]
+    return "\n".join([*lines, f"{_near(summary.directory)}/summary.md"])
+
+
+def to_markdown(summary: Summary) -> str:
+    """Return the summary for a CI job's page; what failed comes with its command."""
+    lines = [f"## Night {summary.night}: {summary.headline}", ""]
+    lines += ["| cell | state | stage | seconds | message |", "|---|---|---|---:|---|"]
+    for status in summary.statuses:
+        cells = (status.cell, status.state, status.stage or "", f"{status.seconds:.1f}")
+        lines.append(f"| {' | '.join(map(_escape, (*cells, status.message or '')))} |")
+    for status in summary.statuses:
+        if status.state is State.published:
+            continue
+        lines += ["", f"**{_escape(status.cell)}**: {status.state}{_in(status)}", ""]
+        lines += ["```bash", status.command, "```"]
+    notes = [_finding(finding) for finding in _news(summary)]
+    notes += [f"error: {problem}" for problem in summary.problems]
+    lines += ["", *(f"- {_escape(note)}" for note in notes)] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _news(summary: Summary) -> list[Finding]:
+    """Return the findings but those that only repeat why a cell did not publish."""
+    published = {status.cell for status in summary.statuses if status.state is State.published}
+    said = [f for f in summary.findings if f.kind == "missing" or f.rule == "gate"]
+    return [f for f in summary.findings if f not in said or f.cell in published]
+
+
+def _failure(summary: Summary, status: Status) -> list[str]:
+    if status.state is State.published:
+        return []
+    log = summary.directory / status.cell / LOG_FILE
+    lines = [f"{status.state}{_in(status)}: {status.message or 'see its log'}"]
+    lines.append(f"reproduce: {status.command}")
+    return [*lines, f"log: {_near(log)}"] if log.is_file() else lines
+
+
+def _in(status: Status) -> str:
+    if status.stage:
+        return f" in {status.stage}"
+    return " before the first stage" if status.started else ""
+
+
+def _finding(finding: Finding) -> str:
+    weight = "fails the night" if finding.fails else "note"
+    return f"{finding.cell} {finding.metric}, {finding.kind} ({weight}): {finding.text}"
+
+
+def _near(path: str | Path) -> str:
+    """Return a path as seen from here where that is shorter."""
+    relative = os.path.relpath(path)
+    return min(str(path), relative, key=len)
+
+
+def _escape(words: str) -> str:
+    for mark in "\\`*[]<>|":
+        words = words.replace(mark, f"\\{mark}")
+    return " ".join(words.split())

@@ -1,0 +1,1 @@
+"""Watch the calibration text flow through the graph: ranges, moments, steps."""

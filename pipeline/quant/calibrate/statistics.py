@@ -1,0 +1,184 @@
+"""Watch what flows into each GEMM: ranges and second moments over real tokens.
+
+Batches hold sentences of one length each, so there is no padding to pollute a range. Memory is
+bounded by one batch, one ``[channels, channels]`` matrix and a sample of tokens a tensor, whatever
+the size of the calibration set.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pipeline.engines.onnxruntime import open_session
+from pipeline.errors import QuantizeError
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_exact_length
+
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+
+MAX_TOKENS = 2048
+"""Tokens a calibration batch holds at most; bounds memory at any calibration size."""
+
+SAMPLED_TOKENS = 1024
+"""Tokens of each tensor that are kept as they are, drawn at random over the whole set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a tensor's last axis looked like over ``tokens`` tokens.
+
+    ``low``, ``high`` and ``mean`` are ``[channels]``; ``moment`` is the mean of ``x xᵀ`` (not
+    centred), ``[channels, channels]``, where it was asked for; ``sample`` is
+    ``[<= 1024, channels]``, the same tokens of every tensor.
+    """
+
+    tokens: int
+    low: FloatArray
+    high: FloatArray
+    mean: DoubleArray
+    moment: DoubleArray | None
+    sample: FloatArray
+
+    def magnitude(self, shift: FloatArray | float = 0.0) -> FloatArray:
+        """Return the largest absolute value of each channel of ``x - shift``."""
+        magnitude: FloatArray = np.maximum(self.high - shift, shift - self.low)
+        return magnitude
+
+    @property
+    def covariance(self) -> DoubleArray:
+        """Covariance of the channels, ``[channels, channels]``; the moment must be there."""
+        assert self.moment is not None
+        return self.moment - np.outer(self.mean, self.mean)
+
+    def transformed(self, shift: FloatArray, factors: FloatArray) -> "Activation":
+        """Return the statistics of ``(x - shift) / factors``."""
+        z, s = shift.astype(np.float64), factors.astype(np.float64)
+        moment = None
+        if self.moment is not None:
+            cross = np.outer(self.mean, z)
+            moment = (self.moment - cross - cross.T + np.outer(z, z)) / np.outer(s, s)
+        return Activation(
+            tokens=self.tokens,
+            low=(self.low - shift) / factors,
+            high=(self.high - shift) / factors,
+            mean=(self.mean - z) / s,
+            moment=moment,
+            sample=(self.sample - shift) / factors,
+        )
+
+    def taken(self, channels: npt.NDArray[np.int64]) -> "Activation":
+        """Return the statistics of ``x[..., channels]``."""
+        return Activation(
+            tokens=self.tokens,
+            low=self.low[channels],
+            high=self.high[channels],
+            mean=self.mean[channels],
+            moment=None if self.moment is None else self.moment[np.ix_(channels, channels)],
+            sample=self.sample[:, channels],
+        )
+
+
+def unpadded_batches(
+    tokenizer: Tokenizer, rows: Sequence[TokenRow], *, max_tokens: int = MAX_TOKENS
+) -> Iterator[TokenBatch]:
+    """Yield batches without a single padding token, of ``max_tokens`` or one row."""
+    for indices in by_exact_length(rows, max_tokens=max_tokens):
+        yield tokenizer.pad([rows[i] for i in indices])
+
+
+def observe(
+    model: ir.Model,
+    tensors: Sequence[ir.Value],
+    batches: Iterable[TokenBatch],
+    *,
+    moments: bool = True,
+) -> Mapping[str, Activation]:
+    """Run the graph in ONNX Runtime and return the statistics of each tensor, by name.
+
+    Second ``moments`` cost more than all the rest; only GPTQ needs them.
+
+    Raises:
+        QuantizeError: a tensor holds NaN or infinite values.
+    """
+    sums: dict[str, _Sum] = {}
+    for values in run_observed(model, tensors, batches):
+        for name, value in values.items():
+            flat = value.reshape(-1, value.shape[-1])
+            if not np.isfinite(flat).all():
+                raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
+            if name not in sums:
+                sums[name] = _Sum(flat.shape[1], moments=moments)
+            sums[name].add(flat)
+    return {name: total.result() for name, total in sums.items()}
+
+
+def run_observed(
+    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
+) -> Iterator[Mapping[str, FloatArray]]:
+    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch."""
+    names = [tensor.name or "" for tensor in tensors]
+    outputs = list(model.graph.outputs)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "observed.onnx"
+        model.graph.outputs.extend(t for t in tensors if t not in outputs)
+        try:
+            ir.save(model, path)
+        finally:
+            while len(model.graph.outputs) > len(outputs):
+                model.graph.outputs.pop()
+        session = open_session(path)
+        inputs = [i.name for i in session.get_inputs()]
+        for batch in batches:
+            yield dict(zip(names, session.run(names, batch.feed(inputs)), strict=True))
+
+
+class _Sum:
+    """Running sums of one tensor; rows are gathered, since one large product costs less."""
+
+    def __init__(self, channels: int, *, moments: bool) -> None:
+        self._tokens = 0
+        self._low = np.full(channels, np.inf, np.float32)
+        self._high = np.full(channels, -np.inf, np.float32)
+        self._first = np.zeros(channels)
+        self._second = np.zeros((channels, channels)) if moments else None
+        self._rows: list[FloatArray] = []
+        self._random = np.random.default_rng(0)
+        self._sample = np.empty((0, channels), np.float32)
+        self._draws = np.empty(0)
+
+    def add(self, flat: FloatArray) -> None:
+        np.minimum(self._low, flat.min(axis=0), out=self._low)
+        np.maximum(self._high, flat.max(axis=0), out=self._high)
+        self._rows.append(flat)
+        if sum(map(len, self._rows)) >= MAX_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = np.concatenate(self._rows)
+        self._rows = []
+        self._tokens += len(rows)
+        self._first += rows.sum(axis=0, dtype=np.float64)
+        if self._second is not None:
+            self._second += rows.T @ rows
+        draws = np.concatenate([self._draws, self._random.random(len(rows))])
+        kept = np.argsort(draws)[:SAMPLED_TOKENS]
+        self._sample = np.concatenate([self._sample, rows])[kept]
+        self._draws = draws[kept]
+
+    def result(self) -> Activation:
+        if self._rows:
+            self._flush()
+        n = self._tokens
+        return Activation(
+            tokens=n,
+            low=self._low,
+            high=self._high,
+            mean=self._first / n,
+            moment=None if self._second is None else self._second / n,
+            sample=self._sample,
+        )

@@ -1,0 +1,1 @@
+"""Decide after rounding, on held-back text, and fit what was rounded."""

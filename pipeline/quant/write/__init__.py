@@ -1,0 +1,1 @@
+"""Write the quantized graph, and say what was done."""

@@ -1,0 +1,63 @@
+"""What the report says of a quantization."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.config import PrecisionConfig, Rounding
+from pipeline.quant.condition.conditioning import Conditioned
+from pipeline.quant.refine.choices import Refined
+from pipeline.quant.round.quantized import QuantizedGroup, output_errors
+
+
+def describe_smoothing(conditioned: Sequence[Conditioned], *, shift: bool) -> dict[str, int]:
+    """Return how many tensors were folded where, and how many could not be shifted."""
+    folds = Counter(item.fold for item in conditioned)
+    folds["not_shifted"] = sum(shift and not item.shifted for item in conditioned)
+    return dict(sorted((+folds).items()))
+
+
+def list_gemms(
+    conditioned: Sequence[Conditioned], quantized: Sequence[QuantizedGroup], refined: Refined
+) -> list[dict[str, Any]]:
+    """Describe every GEMM: how it was quantized, how sensitive it is, why it stayed or left."""
+    table = []
+    for item, group in zip(conditioned, quantized, strict=True):
+        errors = output_errors(group, item.held)
+        for part, error in zip(group.gemms, errors, strict=True):
+            name = part.gemm.name
+            row: dict[str, Any] = {
+                "name": name,
+                "shape": list(part.integers.shape),
+                "int8": name in refined.int8,
+                "smoothing": item.fold,
+                "alpha": item.alpha,
+                "activation_scale": item.scale_method,
+                "channels_added": item.copies_added,
+                "output_error": error,
+            }
+            if refined.losses:
+                row["cosine_loss"] = refined.losses[name]
+                row["reason"] = (
+                    "the target holds with it in int8"
+                    if row["int8"]
+                    else "the target does not hold with it in int8"
+                )
+            table.append(row)
+    return table
+
+
+def describe_method(config: PrecisionConfig) -> str:
+    """Return the methods in the order they were applied."""
+    alphas = ", ".join(f"{alpha:g}" for alpha in config.smoothing_alphas)
+    steps = config.reconstruction_steps
+    parts = [
+        "outlier channel splitting" if config.split_share else None,
+        f"SmoothQuant (alpha {alphas})",
+        "shift to midrange" if config.shift else None,
+        f"{', '.join(config.activation_scales)} activation scales",
+        "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
+        "bias correction" if config.bias_correction else None,
+        f"reconstruction ({steps} steps)" if steps else None,
+    ]
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,1 @@
+"""Make the content of ``report.json``."""

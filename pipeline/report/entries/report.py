@@ -1,0 +1,126 @@
+"""``report.json``, schema 1: keys may be added, never renamed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import Engine, Graphs, NotBuilt, Report, SourceModel
+from pipeline.measure.results import ArtifactResult, Validation
+from pipeline.report.entries.quality import agreement_entry, task_entry
+from pipeline.report.entries.speed import baseline_data, cold_data, latency_data, throughput_data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """How long a stage took; ``cached`` where its result was taken from the store."""
+
+    name: str
+    seconds: float
+    cached: bool = False
+
+
+def bundle_name(path: Path) -> str:
+    """Return an artifact's path inside the bundle."""
+    return f"engines/{path.name}" if path.suffix == ".plan" else path.name
+
+
+def make_report(
+    *,
+    source: SourceModel,
+    precision: str,
+    graphs: Graphs,
+    engines: Sequence[Engine],
+    not_built: Sequence[NotBuilt],
+    validation: Validation,
+    stages: Sequence[StageTime],
+    environment: Mapping[str, Any],
+) -> Report:
+    """Put everything that was measured into the schema."""
+    failed, latency = validation.failed_gates, validation.reference_latency
+    by_path = {engine.path: engine for engine in engines}
+    data: dict[str, Any] = {
+        "schema": 1,
+        "model": source.name,
+        "precision": precision,
+        "status": _status(validation),
+        "failed_gates": list(failed),
+        "source": {
+            "location": source.location,
+            "weights_sha256": source.sha256,
+            "modules": list(source.modules),
+            "pooling": source.pooling,
+            "max_length": source.max_length,
+            "dimension": source.dimension,
+        },
+        "reference": {
+            "framework": "torch",
+            "dtype": "float32",
+            "device": validation.reference_device,
+            "threads": validation.reference_threads,
+            "tf32": False,
+            "latency_ms": None if latency is None else latency_data(latency),
+            "cold": cold_data(validation.reference_cold),
+        },
+        "baselines": [baseline_data(baseline) for baseline in validation.baselines],
+        "dataset": validation.dataset,
+        "dataset_sha256": validation.dataset_sha256,
+        "artifacts": [_artifact(a, by_path.get(a.path)) for a in validation.artifacts],
+        "not_built": [{"name": item.runtime, "reason": item.reason} for item in not_built],
+        "stages": [asdict(stage) for stage in stages],
+        "environment": dict(environment) | _clocks(validation),
+    }
+    if graphs.quantization is not None:
+        data["quantization"] = dict(graphs.quantization)
+    return Report(passed=not failed, failed_gates=failed, data=data)
+
+
+def _status(validation: Validation) -> str:
+    if not validation.executed:
+        return "unvalidated"
+    return "failed" if validation.failed_gates else "passed"
+
+
+def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": result.name,
+        "file": bundle_name(result.path),
+        "bytes": result.path.stat().st_size,
+        "executed": result.reason is None,
+    }
+    if engine is not None:
+        entry |= {
+            "runtime_version": engine.runtime_version,
+            "target": engine.target,
+            "layer_types": dict(engine.layer_types),
+        }
+    if result.reason is not None:
+        return entry | {"reason": result.reason}
+    latency = result.latency
+    assert latency is not None
+    if result.gemms is not None:
+        entry["gemm_kernels"] = dict(result.gemms)
+    return entry | {
+        "device": result.device,
+        "agreement": agreement_entry(result),
+        "tasks": {name: task_entry(task) for name, task in result.tasks.items()},
+        "throughput": throughput_data(result),
+        "latency_ms": latency_data(latency),
+        "cold": cold_data(result.cold),
+        "gates": [
+            {
+                "name": gate.name,
+                "threshold": gate.threshold,
+                "observed": gate.observed,
+                "passed": gate.passed,
+                "relative_to": gate.relative_to,
+                "setting": gate.setting,
+            }
+            for gate in result.gates
+        ],
+    }
+
+
+def _clocks(validation: Validation) -> dict[str, Any]:
+    samples = [dict(sample) for sample in validation.gpu_clocks]
+    return {"gpu_clocks": samples} if samples else {}

@@ -1,0 +1,1 @@
+"""Draw the report's figures as inline SVG."""

@@ -1,0 +1,11 @@
+"""Load a published bundle and encode text with it.
+
+from pipeline.runtime import load
+encoder = load("artifacts/minilm/int8")
+encoder.encode(["a sentence"])
+"""
+
+from pipeline.runtime.encoder import TextEncoder
+from pipeline.runtime.loading import load
+
+__all__ = ["TextEncoder", "load"]

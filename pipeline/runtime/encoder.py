@@ -1,0 +1,223 @@
+"""Text to embeddings: tokenize, batch by length, run the engine, in memory that stays bounded."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.engines import Encoder
+from pipeline.runtime.output import EmbeddingPrecision, FloatArray, make_output_form
+from pipeline.runtime.windows import check_text, gather, windows
+from pipeline.text.tokens import Tokenizer, TokenRow, by_length
+
+Advance = Callable[[int], None]
+
+
+class TextEncoder:
+    """Text to embeddings: a tokenizer, an engine, and the model's prompts. Thread-safe.
+
+    ``truncate_dim`` keeps an embedding's first dimensions, ``normalize_embeddings`` scales what is
+    left to length 1, ``precision`` is float32, float16, int8, uint8, binary or ubinary, all as in
+    Sentence Transformers. int8 and uint8 take their steps from ``ranges`` ``[2, dim]``, the
+    smallest and largest value of each dimension, or, in ``encode``, from the embeddings themselves.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        engine: Encoder,
+        *,
+        dimension: int,
+        prompts: dict[str, str],
+        default_prompt: str | None,
+    ) -> None:
+        """Put the parts together; ``pipeline.runtime.load`` does so for a bundle."""
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.dimension = dimension
+        self.prompts = prompts
+        self.default_prompt = default_prompt
+
+    def encode(
+        self,
+        texts: Iterable[str] | str,
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: EmbeddingPrecision = "float32",
+        ranges: npt.NDArray[Any] | None = None,
+        show_progress_bar: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Return one embedding a text, float32 ``[n, dim]`` in the order given (a str: ``[dim]``).
+
+        Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
+        length within a window, so padding stays small, and split where the engine is faster on
+        smaller ones; a text's vector does not depend on its batch. Beside the result, memory holds
+        one window, however long ``texts`` is. The progress bar is shown on a terminal only.
+
+        Raises:
+            ValueError: ``batch_size`` below 1, a prompt name or dimension that the model does not
+                have, an unknown precision, ranges of another shape, or a text that is not Unicode.
+            TypeError: something in ``texts`` is not a str.
+        """
+        form = make_output_form(
+            self.dimension, truncate_dim, normalize_embeddings, precision, ranges
+        )
+        only = isinstance(texts, str)
+        several = [texts] if isinstance(texts, str) else texts
+        if isinstance(several, list | tuple):  # before hours are spent on the first ones
+            for index, text in enumerate(several):
+                check_text(text, index)
+        count = len(several) if isinstance(several, Sized) else None
+        prefix = self._prompt(prompt_name, prompt)
+        with _progress(count) if show_progress_bar else nullcontext() as advance:
+            blocks = self._blocks(several, batch_size, prefix, advance)
+            if form.needs_all:
+                result = form.apply(gather(blocks, count))
+            else:
+                result = gather(map(form.apply, blocks), count)
+        return result[0] if only else result
+
+    def encode_iter(
+        self,
+        texts: Iterable[str],
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: EmbeddingPrecision = "float32",
+        ranges: npt.NDArray[Any] | None = None,
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield one embedding ``[dim]`` a text, in order; ``texts`` is read a window ahead.
+
+        Takes and raises what ``encode`` does; int8 and uint8 need ``ranges`` here.
+        """
+        form = make_output_form(
+            self.dimension, truncate_dim, normalize_embeddings, precision, ranges
+        )
+        if form.needs_all:
+            raise ValueError(
+                f"precision {precision!r} in a stream: give ranges, the smallest and largest value "
+                f"of each dimension, [2, {form.dimension}], of embeddings made before"
+            )
+        if isinstance(texts, str):
+            raise TypeError("expected an iterable of texts, got one str; use encode")
+        blocks = self._blocks(texts, batch_size, self._prompt(prompt_name, prompt))
+        return (vector for block in map(form.apply, blocks) for vector in block)
+
+    def encode_query(
+        self,
+        texts: Iterable[str] | str,
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: EmbeddingPrecision = "float32",
+        ranges: npt.NDArray[Any] | None = None,
+        show_progress_bar: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Encode with the prompt named ``query``, or none, where no other is given."""
+        return self.encode(
+            texts,
+            batch_size,
+            prompt_name="query" if prompt_name is None and prompt is None else prompt_name,
+            prompt=prompt,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            precision=precision,
+            ranges=ranges,
+            show_progress_bar=show_progress_bar,
+        )
+
+    def encode_document(
+        self,
+        texts: Iterable[str] | str,
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: EmbeddingPrecision = "float32",
+        ranges: npt.NDArray[Any] | None = None,
+        show_progress_bar: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Encode with the prompt named ``document``, or none, where no other is given.
+
+        Sentence Transformers names ``passage`` and ``corpus`` as well, but its own models always
+        have a ``document``, which may be empty, and that one is taken.
+        """
+        return self.encode(
+            texts,
+            batch_size,
+            prompt_name="document" if prompt_name is None and prompt is None else prompt_name,
+            prompt=prompt,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            precision=precision,
+            ranges=ranges,
+            show_progress_bar=show_progress_bar,
+        )
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        """Resolve the prompt in Sentence Transformers' order: text, name, the model's default."""
+        if prompt is not None:
+            return prompt
+        name = name if name is not None else self.default_prompt
+        if name is None:
+            return ""
+        if name not in self.prompts and name not in ("query", "document"):
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise ValueError(f"prompt name {name!r}: the model has {known}")
+        return self.prompts.get(name, "")
+
+    def _blocks(
+        self, texts: Iterable[str], batch_size: int, prefix: str, advance: Advance | None = None
+    ) -> Iterator[FloatArray]:
+        """Return the embeddings window by window, at least one block; checks before it starts."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
+        parts = windows(iter(texts), batch_size, self.tokenizer.longest)
+        return (self._encode(window, start, batch_size, prefix, advance) for start, window in parts)
+
+    def _encode(
+        self, texts: list[str], start: int, batch_size: int, prefix: str, advance: Advance | None
+    ) -> FloatArray:
+        """Return one window's embeddings, its first text being number ``start`` of all."""
+        rows = self._rows([prefix + text for text in texts] if prefix else texts, start)
+        embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for indices in by_length(rows, batch_size, self.engine.max_tokens):
+            batch = self.tokenizer.pad([rows[i] for i in indices], bucketed=self.engine.bucketed)
+            embeddings[indices] = self.engine.encode(batch)
+            if advance is not None:
+                advance(len(indices))
+        return embeddings
+
+    def _rows(self, texts: list[str], start: int) -> list[TokenRow]:
+        try:
+            return self.tokenizer.rows(texts)
+        except TypeError:  # the words that the tokenizers library has for a lone surrogate
+            for index, text in enumerate(texts, start):
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(
+                        f"text {index} is not Unicode: a lone surrogate, "
+                        f"{text[error.start]!a}; decode it with errors='replace'"
+                    ) from error
+            raise
+
+
+def _progress(count: int | None) -> Any:
+    from pipeline.progress import counting
+
+    return counting("encode", total=count)

@@ -1,0 +1,1 @@
+"""Read text: datasets, their two sides, and token batches."""

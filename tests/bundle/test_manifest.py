@@ -1,0 +1,132 @@
+"""manifest: what cannot be a manifest of ours is refused with the key that is wrong."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import PLAN, manifest_of
+
+from pipeline.bundle.manifest import parse_manifest
+from pipeline.errors import BundleError
+
+Manifest = dict[str, Any]
+SHA = "0" * 64
+
+
+@pytest.fixture(scope="session")
+def manifest(tiny_bundle: Path) -> Manifest:
+    """What publishing wrote."""
+    return manifest_of(tiny_bundle)
+
+
+def refusal(text: str | bytes) -> str:
+    content = text.encode() if isinstance(text, str) else text
+    with pytest.raises(BundleError) as raised:
+        parse_manifest(Path("bundle"), content)
+    message = str(raised.value)
+    assert message.startswith("bundle/manifest.json: ")
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_published_is_accepted(manifest: Manifest) -> None:
+    assert parse_manifest(Path("bundle"), json.dumps(manifest).encode()) == manifest
+
+
+def test_a_manifest_of_before_is_accepted(manifest: Manifest) -> None:
+    """Without the keys that came later."""
+    old = copy.deepcopy(manifest)
+    for key in ("license", "base_model", "source_card"):
+        del old["model"][key]
+    del old["cpu_runtime"]
+    assert parse_manifest(Path("bundle"), json.dumps(old).encode()) == old
+
+
+@pytest.mark.parametrize("key", ["precision", "precision_type", "model", "files", "engines"])
+def test_lacks_a_key(manifest: Manifest, key: str) -> None:
+    without = {name: value for name, value in manifest.items() if name != key}
+    assert f"lacks {key}; publish the bundle again" in refusal(json.dumps(without))
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("../outside", "plain name below the bundle"),
+        ("a/../../outside", "plain name"),
+        ("/etc/passwd", "plain name"),
+        ("a//b", "plain name"),
+        ("./a", "plain name"),
+        ("a/.", "plain name"),
+        ("", "plain name"),
+        ("a/", "plain name"),
+        ("..\\outside", "plain name"),
+        ("C:outside", "plain name"),
+        ("a\nb", "plain name"),
+        ("a\u202eb", "plain name"),
+        ("a\x00b", "plain name"),
+        ("\ud800", "plain name"),
+        ("manifest.json", "manifest.json cannot be listed"),
+        ("model.sig", "model.sig cannot be listed"),
+    ],
+)
+def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> None:
+    entry = {"sha256": SHA, "bytes": 1}
+    changed = manifest | {"files": manifest["files"] | {name: entry}}
+    assert where in refusal(json.dumps(changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.update(schema="1"), "schema is text, expected an integer"),
+        (lambda m: m.update(schema=True), "schema is true or false, expected an integer"),
+        (lambda m: m.update(schema=0), "schema 0, expected 1; publish"),
+        (lambda m: m.update(schema=2), "-trt reads (1): update it"),
+        (lambda m: m.update(precision=8), "precision is an integer, expected text"),
+        (lambda m: m.update(precision_type="int4"), "precision_type is 'int4', expected one of"),
+        (lambda m: m.update(files=[]), "files is a list, expected an object"),
+        (lambda m: m["files"].update(x=SHA), "files['x'] is text, expected an object"),
+        (lambda m: m["files"].update(x={"bytes": 1}), "lacks files['x'].sha256"),
+        (lambda m: m["files"].update(x={"sha256": SHA}), "lacks files['x'].bytes"),
+        (lambda m: m["files"].update(x={"sha256": SHA, "bytes": -1}), "bytes is -1"),
+        (lambda m: m["files"].update(x={"sha256": SHA, "bytes": 1.5}), "bytes is a fraction"),
+        (lambda m: m["files"].update(x={"sha256": "abc", "bytes": 1}), "sha256 is no sha256"),
+        (lambda m: m["model"].update(max_length=0), "model.max_length is 0, expected 1 or more"),
+        (lambda m: m["model"].update(dimension="32"), "model.dimension is text"),
+        (lambda m: m["model"].update(prompts={"query": 1}), "model.prompts.query is an integer"),
+        (lambda m: m["model"].update(default_prompt="q"), "default_prompt 'q' is not among"),
+        (lambda m: m["model"].update(weights={"x": 1}), "model.weights.x is an integer"),
+        (lambda m: m.update(engines={}), "engines is an object, expected a list"),
+        (lambda m: m.update(engines=[1]), "engines[0] is an integer, expected an object"),
+        (lambda m: m["engines"][0].update(runtime="os"), "engines[0].runtime is 'os', expected"),
+        (lambda m: m["engines"][0].update(file="x"), "engines[0].file 'x' is not among files"),
+        (lambda m: m["files"].pop(PLAN), f"engines[0].file '{PLAN}' is not among files"),
+        (lambda m: m["lineage"][0].update(sha256=None), "lineage[0].sha256 is null"),
+        (lambda m: m["lineage"][1].update({"from": 1}), "lineage[1].from is an integer"),
+    ],
+)
+def test_wrong_values(manifest: Manifest, change: Callable[[Manifest], Any], named: str) -> None:
+    changed = copy.deepcopy(manifest)
+    change(changed)
+    assert named in refusal(json.dumps(changed))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "not JSON"),
+        ("[]", "a list, expected an object"),
+        ("null", "null, expected an object"),
+        (b"\xff{}", "not JSON"),
+        ('{"schema": 1, "schema": 1}', "key 'schema' is given twice"),
+        ('{"schema": 1, "files": {"a": 1, "a": 2}}', "key 'a' is given twice"),
+        ('{"schema": NaN}', "NaN is no JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": ' + "9" * 5000 + "}", "not JSON"),
+    ],
+)
+def test_not_json(text: str | bytes, named: str) -> None:
+    assert named in refusal(text)

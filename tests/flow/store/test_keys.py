@@ -1,0 +1,103 @@
+"""What the key of a stage's output holds."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.flow.store import keys
+
+
+def test_key_depends_on_every_part_and_on_nothing_else() -> None:
+    parts = {"code": "a", "text": "b"}
+    key = keys.key_of("export", parts)
+    assert len(key) == 64
+    assert key == keys.key_of("export", {"text": "b", "code": "a"})
+    others = [
+        keys.key_of("cast", parts),
+        keys.key_of("export", {"code": "a", "text": "c"}),
+        keys.key_of("export", {"code": "b", "text": "a"}),
+        keys.key_of("export", {"code": "a"}),
+    ]
+    assert key not in others
+    assert len(set(others)) == len(others)
+
+
+def test_tree_sees_content_names_and_places_not_times(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "x.json"
+    file.write_text("1")
+    before = keys.tree_sha256(tmp_path)
+    file.touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("other")
+    assert keys.tree_sha256(tmp_path) == before
+    file.write_text("2")
+    changed = keys.tree_sha256(tmp_path)
+    file.rename(tmp_path / "x.json")
+    assert len({before, changed, keys.tree_sha256(tmp_path)}) == 3
+
+
+def test_tree_follows_links_to_files(tmp_path: Path) -> None:
+    """A hub's snapshot holds links to the files of its blobs."""
+    blob = tmp_path / "blob"
+    blob.write_text("1")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "model.safetensors").symlink_to(blob)
+    before = keys.tree_sha256(snapshot)
+    blob.write_text("2")
+    assert keys.tree_sha256(snapshot) != before
+
+
+def test_versions_name_what_is_absent() -> None:
+    words = keys.versions(["numpy", "no-such-package"])
+    assert words.startswith("python 3.")
+    assert ", no-such-package absent, numpy " in words
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of four modules in the place of ``pipeline``: stage → helper → deep; aside."""
+    root = tmp_path / "pipeline"
+    (root / "sub").mkdir(parents=True)
+    (root / "__init__.py").write_text("")
+    (root / "sub" / "__init__.py").write_text("")
+    (root / "stage.py").write_text("def run():\n    from pipeline.sub import helper\n")
+    (root / "sub" / "helper.py").write_text("import os\nimport pipeline.deep\n")
+    (root / "deep.py").write_text("VALUE = 1\n")
+    (root / "aside.py").write_text("from pipeline.stage import run\n")
+    monkeypatch.setattr(keys, "_package", lambda: root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "matters"),
+    [
+        ("stage.py", True),
+        ("sub/helper.py", True),
+        ("sub/__init__.py", True),
+        ("deep.py", True),
+        ("aside.py", False),
+    ],
+)
+def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) -> None:
+    keys.code_sha256.cache_clear()
+    before = keys.code_sha256("pipeline.stage")
+    with (package / file).open("a") as stream:
+        stream.write("# changed\n")
+    keys.code_sha256.cache_clear()
+    assert (keys.code_sha256("pipeline.stage") != before) is matters
+    keys.code_sha256.cache_clear()
+
+
+@pytest.mark.parametrize("stage", ["resolve", "export", "cast", "quantize", "optimize", "build"])
+def test_a_stage_does_not_depend_on_how_its_output_is_measured(stage: str) -> None:
+    modules = keys.imported(f"pipeline.stages.{stage}")
+    assert {f"pipeline.stages.{stage}", "pipeline.contracts", "pipeline.errors"} <= set(modules)
+    elsewhere = (
+        "pipeline.report",
+        "pipeline.flow.run",
+        "pipeline.measure.results",
+        "pipeline.measure.speed.rounds",
+    )
+    assert [name for name in modules if name.startswith(elsewhere)] == []
