@@ -1,128 +1,23 @@
-"""The edge: compose the config, run, print the outcome, exit.
+"""Run the pipeline for one model at one precision: ``python -m pipeline model=… precision=…``.
 
 Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed.
 """
 
-import difflib
-import logging
-import os
-import re
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from pipeline.config import CONF_DIR, PipelineConfig, PublishConfig, register_schema
-from pipeline.errors import ConfigError, PipelineError, ShareError
+from pipeline.config import PipelineConfig, PublishConfig
+from pipeline.errors import ShareError
+from pipeline.flow.compose import GATE_FAILED, OK, run_command
 
 if TYPE_CHECKING:
     from pipeline.contracts import Outcome
 
-log = logging.getLogger("pipeline")
 
-Config = TypeVar("Config")
-Command = Callable[[PipelineConfig], int]
-
-_OK, _ERROR, _GATE_FAILED, _INTERRUPTED = 0, 1, 2, 130
-_WORDS = {_OK: "published", _GATE_FAILED: "gate failed"}
-
-
-def main(do: Command | None = None) -> int:
-    """Compose the config, do what is asked with it, and return the exit code.
-
-    ``do`` takes a config and returns an exit code; None runs the pipeline.
-    """
-    register_schema()
-
-    def checked(config: PipelineConfig) -> int:
-        _check_names(config)
-        return (do or _run_pipeline)(config)
-
-    return run_composed("config", PipelineConfig, checked)
-
-
-def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -> int:
-    """Compose ``conf/<name>.yaml``, do what is asked with it, and return the exit code.
-
-    A sweep (``-m``) runs every job, ends with one line for each, and returns the worst code.
-    """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
-    codes: list[int] = []
-    swept: list[str] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)
-    def job(composed: DictConfig) -> None:
-        code, message = _run_job(composed, schema, do, wants_traceback)
-        codes.append(code)
-        of = HydraConfig.get()
-        if of.mode is RunMode.MULTIRUN:
-            swept.append(f"{' '.join(of.overrides.task)}: {message or _WORDS.get(code, code)}")
-
-    try:
-        job()
-    except SystemExit as stop:  # argparse, on an option it does not know: not a failed gate
-        return _ERROR if stop.code else _OK
-    except KeyboardInterrupt:
-        print("interrupted: nothing was published", file=sys.stderr)
-        return _INTERRUPTED
-    except (HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
-        _fail(_explain(error, sys.argv[1:], schema))
-        return _ERROR
-    finally:
-        if swept:
-            print("\n".join(["", f"{len(swept)} jobs ended", *(f"  {line}" for line in swept)]))
-    if _ERROR in codes:
-        return _ERROR
-    return max(codes, default=_OK)
-
-
-def _run_job(
-    composed: DictConfig, schema: type[Config], do: Callable[[Config], int], wants_traceback: bool
-) -> tuple[int, str | None]:
-    """Run one job and return its exit code, and the words of its error if it had one."""
-    try:
-        config = _to_typed(composed, schema)
-        _set_up_logging()
-        return do(config), None
-    except Exception as error:
-        if wants_traceback:
-            raise
-        message = _words(error, schema)
-    _fail(message)
-    return _ERROR, f"error: {message}"
-
-
-def _words(error: Exception, schema: type[Any]) -> str:
-    """Return what an error of a job means to the user, in one line."""
-    match error:
-        case PipelineError():
-            return str(error)
-        case OmegaConfBaseException():
-            return _explain(error, sys.argv[1:], schema)
-        case OSError():
-            where = f" {error.filename}" if error.filename else ""
-            return (
-                f"cannot read or write{where}: {error.strerror or error}; nothing was published; "
-                "set artifacts_dir to a directory that is writable and has room"
-            )
-        case MemoryError():
-            return "out of memory; lower validate.batch_size or engine.max_batch"
-        case _:  # a bug of ours: still one line, with the way to the traceback
-            detail = " ".join(str(error).split())[:300]
-            return (
-                f"internal error: {type(error).__name__}: {detail}; please report it with the "
-                "traceback that HYDRA_FULL_ERROR=1 shows"
-            )
+def main() -> int:
+    """Run the pipeline as the command line says, and return the exit code."""
+    return run_command(_run_pipeline)
 
 
 def _run_pipeline(config: PipelineConfig) -> int:
@@ -132,7 +27,7 @@ def _run_pipeline(config: PipelineConfig) -> int:
     _print_outcome(outcome)
     if outcome.published:
         _share(outcome.path, config.publish)
-    return _OK if outcome.published else _GATE_FAILED
+    return OK if outcome.published else GATE_FAILED
 
 
 def _share(bundle: Path, config: PublishConfig) -> None:
@@ -153,109 +48,10 @@ def _share(bundle: Path, config: PublishConfig) -> None:
             ) from error
 
 
-def _to_typed(composed: DictConfig, schema: type[Config]) -> Config:
-    """Return the config as dataclasses; merging with the schema refuses keys added with ``+``."""
-    plain = OmegaConf.to_container(composed)
-    checked = OmegaConf.merge(OmegaConf.structured(schema), plain)
-    config = OmegaConf.to_object(checked)
-    assert isinstance(config, schema)
-    return config
-
-
-def _check_names(config: PipelineConfig) -> None:
-    """Model and precision names become directories.
-
-    Raises:
-        ConfigError: a name with anything but letters, digits, dot, dash and underscore.
-    """
-    for key, name in (("model", config.model.name), ("precision", config.precision.name)):
-        taken = name.endswith((".rejected", ".unvalidated"))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or taken:
-            raise ConfigError(
-                f"{key}.name={name!r}: expected letters, digits, '.', '-' and '_': "
-                "it names a directory"
-            )
-
-
-def _set_up_logging() -> None:
-    """One line a stage on stderr, coloured on a terminal; libraries only when they warn."""
-    from rich.logging import RichHandler
-
-    from pipeline.progress import console
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if console.is_terminal:
-        handler: logging.Handler = RichHandler(
-            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
-        )
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    level = os.environ.get("PIPELINE_LOG_LEVEL", "INFO").upper()
-    logging.getLogger("pipeline").setLevel(level)
-
-
 def _print_outcome(outcome: "Outcome") -> None:
     from pipeline.report.text import render_text
 
     print(render_text(outcome))
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-
-
-def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> str:
-    """Turn Hydra's and OmegaConf's messages into one line that names the key and the choices."""
-    text = str(error)
-    causes = f"{text} {error.__cause__ or ''}"
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, choice = match[1].rpartition("/")
-        options = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
-        return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
-    refused = re.search(r"Could not override '([^']+)'", text)
-    if refused is not None and _is_mapping(refused[1], schema):
-        return f"{refused[1]}: new keys are added with a plus: +{refused[1]}={{KEY: VALUE}}"
-    if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
-        return _unknown_key(match[1], arguments, schema)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1].rpartition(".")[2], arguments, schema)
-    key = re.search(r"full_key: (\S+)", causes)
-    if key is not None and "missing mandatory value" in causes.lower():
-        return f"{key[1]} is not set; add {key[1]}=…"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: expected KEY=VALUE; see python -m pipeline --help"
-    first = " ".join(causes.split("full_key", maxsplit=1)[0].split())
-    first = re.sub(r"^Error merging override (\S+) ", r"\1: ", first)
-    prefix = f"{key[1]}: " if key and not first.startswith(key[1]) else ""
-    return f"{prefix}{first}; see python -m pipeline --help"
-
-
-def _is_mapping(key: str, schema: type[Any]) -> bool:
-    node = OmegaConf.select(OmegaConf.structured(schema), key)
-    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
-
-
-def _unknown_key(key: str, arguments: Sequence[str], schema: type[Any]) -> str:
-    """Name the override with the unknown key, and the keys that exist where it goes astray."""
-    given = next(
-        (a.partition("=")[0].lstrip("+~") for a in arguments if key in a.partition("=")[0]), key
-    )
-    node = OmegaConf.structured(schema)
-    for part in given.split("."):
-        names = sorted(map(str, node))
-        child = node.get(part) if part in names else None
-        if not isinstance(child, DictConfig):
-            return f"{given}: no such key; {_suggest(part, names)}"
-        node = child
-    return f"{given}: no such key; see python -m pipeline --help"
-
-
-def _suggest(word: str, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, options, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}choose one of {', '.join(options)}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Small files that readers see whole or not at all."""
+"""Write files that readers see whole or not at all; link, copy and flush them."""
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,27 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def fsync_tree(directory: Path) -> None:
+    """Have every file and directory below, and this one, on disk."""
+    for path in directory.rglob("*"):
+        fsync(path)
+    fsync(directory)
+
+
+def fsync(path: Path) -> None:
+    """Have one file or directory on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.__main__ import main
 from pipeline.config import PipelineConfig
 from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.flow.compose import run_command
 
 log = logging.getLogger(__name__)
 
@@ -172,4 +172,4 @@ def _print(config: PipelineConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(_print))
+    sys.exit(run_command(_print))

@@ -13,19 +13,18 @@ from pipeline.config import NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import GRAPH_OUTPUT, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import open_session
 from pipeline.graph.files import load_graph, prune, save_graph
-from pipeline.graph.gemms import FloatArray, GemmGroup, add_missing_biases, find_gemm_groups
+from pipeline.graph.gemms import GemmGroup, add_missing_biases, find_gemm_groups
+from pipeline.graph.observe import unpadded_batches
+from pipeline.quant.calibrate.attention import AttentionGemm, scale_attention
 from pipeline.quant.calibrate.scales import activation_scale
-from pipeline.quant.calibrate.statistics import Activation, observe, unpadded_batches
+from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.simulation import Simulation
 from pipeline.quant.round.quantized import QuantizedGroup, quantize_group
-from pipeline.quant.write.attention import (
-    AttentionGemm,
-    insert_attention_qdq,
-    scale_attention,
-)
+from pipeline.quant.write.attention import insert_attention_qdq
 from pipeline.quant.write.qdq import insert_qdq
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import FloatArray
 
 
 @dataclass(kw_only=True)

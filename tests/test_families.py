@@ -28,7 +28,6 @@ from pipeline.engines import Encoder
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import load_graph
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.refine.torch_graph import TorchGraph
 from pipeline.runtime import TextEncoder
 from pipeline.stages.build import build, make_profiles
@@ -39,6 +38,7 @@ from pipeline.stages.quantize import quantize
 from pipeline.stages.resolve import resolve
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import Tokenizer
+from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -10,12 +10,13 @@ import torch
 from benchmarks.gpu.roofline import token_flops
 from benchmarks.gpu.sides import REFERENCE, Contender
 from pipeline.engines import Encoder
-from pipeline.measure.quality.agreement import FloatArray, agreement
+from pipeline.measure.quality.agreement import agreement
 from pipeline.measure.speed.grid import GridCell, GridSide, measure_grid
 from pipeline.measure.speed.latency import measure_latencies
 from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
 from pipeline.measure.speed.throughput import throughput
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_length
+from pipeline.vectors import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import PublishError
+from pipeline.files import fsync, fsync_tree
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +68,6 @@ def _remove_dead(root: Path) -> None:
             continue
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def publish_directory(source: Path, target: Path) -> None:
     """Put ``source`` in ``target``'s place by one rename; what was there before is removed.
 
@@ -96,7 +89,7 @@ def publish_directory(source: Path, target: Path) -> None:
             else:
                 log.warning("%s: this file system cannot swap directories in one step", target)
                 _replace_in_two_steps(source, target)
-            _fsync(target.parent)
+            fsync(target.parent)
     except OSError as error:
         raise PublishError(
             f"cannot publish {target}: {error.strerror or error}; set artifacts_dir to a "
@@ -129,18 +122,3 @@ def _exchange(a: Path, b: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(code, os.strerror(code), str(b))
-
-
-def fsync_tree(directory: Path) -> None:
-    """Have every file and directory below, and this one, on disk."""
-    for path in directory.rglob("*"):
-        _fsync(path)
-    _fsync(directory)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.contracts import OnnxModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import row_cosines
 
 
 def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:

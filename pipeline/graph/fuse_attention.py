@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.graph.files import constant, target_sizes
-from pipeline.quant.calibrate.statistics import run_observed
+from pipeline.graph.observe import run_observed
 from pipeline.text.tokens import TokenBatch
 
 DOMAIN = "com.microsoft"

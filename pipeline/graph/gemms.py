@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import add_initializer, constant, insert_before
-
-FloatArray = npt.NDArray[np.float32]
+from pipeline.vectors import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

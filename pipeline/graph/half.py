@@ -16,7 +16,7 @@ import onnx_ir as ir
 from pipeline.contracts import SourceModel
 from pipeline.errors import CastError
 from pipeline.graph.files import add_initializer, constant, prune
-from pipeline.quant.calibrate.statistics import run_observed, unpadded_batches
+from pipeline.graph.observe import run_observed, unpadded_batches
 from pipeline.text.datasets import spread
 from pipeline.text.tokens import Tokenizer
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.__main__ import run_composed
 from pipeline.errors import PipelineError
 from pipeline.files import write_json, write_text
+from pipeline.flow.compose import run_composed
 from pipeline.nightly.after import close_night
 from pipeline.nightly.cells.matrix import make_cells
 from pipeline.nightly.config import Launcher, NightlyConfig, register_schema

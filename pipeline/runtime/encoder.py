@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.engines import Encoder
-from pipeline.runtime.output import EmbeddingPrecision, FloatArray, make_output_form
+from pipeline.runtime.output import EmbeddingPrecision, make_output_form
 from pipeline.runtime.windows import check_text, gather, windows
 from pipeline.text.tokens import Tokenizer, TokenRow, by_length
+from pipeline.vectors import FloatArray
 
 Advance = Callable[[int], None]
 

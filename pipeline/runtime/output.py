@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.vectors import FloatArray
+
 log = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float32]
 
 EmbeddingPrecision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 

@@ -19,8 +19,8 @@ from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
 from pipeline.graph.files import add_initializer, prune, save_graph
 from pipeline.graph.gemms import canonicalize_gemms
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import row_cosines
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from pipeline.bundle.bom import BOM, make_bom
 from pipeline.bundle.manifest import MANIFEST, SCHEMA
-from pipeline.bundle.place import link_or_copy, publish_directory
+from pipeline.bundle.place import publish_directory
 from pipeline.bundle.signing import sign_bundle
 from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
 from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
 from pipeline.errors import PublishError
+from pipeline.files import link_or_copy
 from pipeline.graph.files import model_sha256
 from pipeline.report.card import SOURCE_CARD, render_card
 from pipeline.report.entries.report import bundle_name

@@ -10,14 +10,15 @@ from pipeline.graph.equivalence import probe
 from pipeline.graph.files import load_graph, prune
 from pipeline.graph.gemms import add_missing_biases, find_gemm_groups
 from pipeline.graph.half import find_wide_tensors
+from pipeline.graph.observe import unpadded_batches
 from pipeline.progress import track
+from pipeline.quant.calibrate.attention import check_attention, scale_attention
 from pipeline.quant.calibrate.calibration import describe_calibration, observe_groups, tokenize
 from pipeline.quant.calibrate.settings import check_quantize
-from pipeline.quant.calibrate.statistics import unpadded_batches
 from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.choices import refine
 from pipeline.quant.round.quantized import quantize_group
-from pipeline.quant.write.attention import check_attention, insert_attention_qdq, scale_attention
+from pipeline.quant.write.attention import insert_attention_qdq
 from pipeline.quant.write.describe import describe_method, describe_smoothing, list_gemms
 from pipeline.quant.write.forms import check_fold, check_twin, write_forms
 from pipeline.quant.write.qdq import insert_qdq

@@ -9,12 +9,12 @@ from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
-from pipeline.flow.checks import check_validate
 from pipeline.graph.overflow import check_overflow
 from pipeline.measure.gates import Against, Evidence, judge
 from pipeline.measure.quality.quality import Quality, measure_quality
 from pipeline.measure.results import ArtifactResult, Validation
 from pipeline.measure.setting import Bench, set_up, text_encoder
+from pipeline.measure.settings import check_validate
 from pipeline.measure.speed.profile import count_gemms
 from pipeline.measure.speed.speed import ArtifactSpeed
 from pipeline.measure.speed.timing import Artifact, Timing, time_artifacts

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import BundleError
+from pipeline.vectors import IntArray
 
 log = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
 
 FIRST_LOOK = 16
 """Characters a token that are read of a long text at first; English has 4 to 5."""

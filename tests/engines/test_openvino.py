@@ -11,9 +11,9 @@ from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import MeasureError
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages.optimize import optimize
 from pipeline.text.tokens import TokenBatch, Tokenizer, bucket
+from pipeline.vectors import row_cosines
 
 pytest.importorskip("openvino")
 from pipeline.engines.openvino import OpenVINOEncoder

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import main
 from pipeline.config import PipelineConfig
 from pipeline.errors import ExportError
+from pipeline.flow.compose import run_command
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_sweep(
             raise ExportError("the graph is odd; set exporter=optimum")
         return code
 
-    assert main(do) == worst
+    assert run_command(do) == worst
     assert ran == [(m, p) for m in ("minilm", "mpnet") for p in ("fp32", "fp16", "int8")]
     words = ("published", "error: the graph is odd; set exporter=optimum", "gate failed")
     out = capsys.readouterr().out.splitlines()
@@ -55,5 +55,5 @@ def test_choice_that_does_not_exist_starts_no_job(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(sys, "argv", ["pipeline", "-m", "precision=fp32,int3"])
-    assert main(lambda _: pytest.fail("a job ran")) == 1
+    assert run_command(lambda _: pytest.fail("a job ran")) == 1
     assert "precision=int3: no such choice" in capsys.readouterr().err

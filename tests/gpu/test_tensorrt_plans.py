@@ -19,12 +19,12 @@ from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.tensorrt import TensorRTEncoder, rtx_obstacle
 from pipeline.errors import BundleError, MeasureError
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.measure.speed.grid import full_batch
 from pipeline.runtime import load
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.cast import cast
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import row_cosines
 
 pytestmark = pytest.mark.gpu
 

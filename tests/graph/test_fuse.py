@@ -19,10 +19,10 @@ from pipeline.graph.files import add_initializer, constant, load_graph, prune
 from pipeline.graph.fuse_attention import fuse_attention
 from pipeline.graph.fuse_kernels import keep_apart
 from pipeline.graph.fuse_pooling import drop_expanded_mask
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages import optimize as stage
 from pipeline.stages.optimize import optimize
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 ExportEncoder = Callable[[str, Exporter], tuple[SourceModel, OnnxModel]]
 

@@ -21,13 +21,14 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.engines.torch import load_sentence_transformer
 from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.gemms import GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.measure.quality.agreement import row_cosines
-from pipeline.quant.calibrate.statistics import Activation, observe, unpadded_batches
+from pipeline.graph.observe import unpadded_batches
+from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.quant.condition.folds import Fold
 from pipeline.quant.condition.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.quantize import quantize
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
 

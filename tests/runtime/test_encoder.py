@@ -17,11 +17,11 @@ from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines import Encoder
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.runtime import windows as module
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.runtime.output import quantize_embeddings
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 MIXED = [f"{'many ' * (i % 23)}words in text {i}" for i in range(150)]
 PRECISIONS = ["float32", "int8", "uint8", "binary", "ubinary"]

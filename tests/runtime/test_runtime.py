@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.engines.gpu import find_gpu
 from pipeline.errors import BundleError
-from pipeline.measure.quality.agreement import FloatArray, row_cosines
 from pipeline.runtime import TextEncoder, load
+from pipeline.vectors import FloatArray, row_cosines
 
 CLOSE = 0.99999
 TEXTS = [

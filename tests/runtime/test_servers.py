@@ -18,9 +18,9 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.errors import PublishError
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.runtime import load
 from pipeline.runtime.sentence_transformer import as_sentence_transformer
+from pipeline.vectors import row_cosines
 
 CLOSE = 0.9999
 

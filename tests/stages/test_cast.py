@@ -17,9 +17,9 @@ from pipeline.errors import CastError
 from pipeline.graph.files import constant, load_graph, save_graph
 from pipeline.graph.gemms import find_gemm_groups
 from pipeline.graph.half import cast_to_half
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages.cast import cast
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import row_cosines
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 FP32_OPS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceL2"}

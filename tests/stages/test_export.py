@@ -15,10 +15,10 @@ from pipeline.contracts import OnnxModel, SourceModel, TensorSpec
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ExportError, ResolveError
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.stages import export as stage
 from pipeline.stages.export import export
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
 Distort = Callable[[FloatArray], FloatArray]

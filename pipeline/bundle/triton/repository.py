@@ -13,10 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import pipeline
-from pipeline.bundle.place import link_or_copy
 from pipeline.bundle.triton import tokenizer_step
 from pipeline.config import NumericType
 from pipeline.contracts import Engine, OnnxModel, SourceModel
+from pipeline.files import link_or_copy
 
 MAX_BATCH = 64
 """Texts a request, and texts a batch, where no plan sets a limit."""
@@ -88,7 +88,7 @@ def _write_step(
     (directory / "pipeline").mkdir(parents=True)
     shutil.copyfile(tokenizer_step.__file__, directory / "model.py")
     (directory / "pipeline" / "text").mkdir()
-    for name in ("text/tokens.py", "errors.py"):
+    for name in ("text/tokens.py", "errors.py", "vectors.py"):
         shutil.copyfile(Path(pipeline.__file__).parent / name, directory / "pipeline" / name)
     for name in ("__init__.py", "text/__init__.py"):
         (directory / "pipeline" / name).write_text(

@@ -26,8 +26,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.bundle.place import fsync_tree
 from pipeline.contracts import sha256_file
+from pipeline.files import fsync_tree
 from pipeline.flow.store.entries import (
     SCHEMA,
     CorruptError,

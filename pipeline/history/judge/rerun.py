@@ -1,8 +1,8 @@
 """Older bundles timed beside tonight's, round by round, in a process of its own.
 
 ``time_beside`` starts ``python -m pipeline.history.judge.rerun``, which reads a job from standard
-input and prints what it measured: an engine that crashes ends that process and not the night. All is
-opened anew for each repetition, since where two sessions of one file happen to get their memory
+input and prints what it measured: an engine that crashes ends that process and not the night. All
+is opened anew for each repetition, since where two sessions of one file happen to get their memory
 makes them differ by 1 to 2 % (``docs/measuring.md``).
 """
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.history.judge.steps import FloatArray
 from pipeline.history.keep.records import Entry, Finding
+from pipeline.vectors import DoubleArray
 
 SLOWER_RULES = ("step", "creep")
 """The rules whose regressions keep a night out of what later nights are compared with."""
@@ -21,7 +21,7 @@ class Series:
     """
 
     nights: tuple[str, ...]
-    values: FloatArray
+    values: DoubleArray
 
     def since(self, night: str) -> "Series":
         """Return the part from a night on."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from pipeline.vectors import DoubleArray
 
 PENALTY = 5.0
 """A step costs this times log(n) units of noise squared; ``docs/history.md`` says what it finds."""
@@ -58,7 +57,7 @@ def find_steps(values: Sequence[float], *, least: float) -> tuple[Step, ...]:
     )
 
 
-def noise(values: FloatArray) -> float:
+def noise(values: DoubleArray) -> float:
     """Return the standard deviation of one night's noise, from differences of successive nights.
 
     Their median does not see steps, and sees a slow drift as the little it is a night. For normal

@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measure.quality.bootstrap import Interval, mean_interval
-
-FloatArray = npt.NDArray[np.float32]
-CosineArray = npt.NDArray[np.float64]
+from pipeline.vectors import DoubleArray, FloatArray, row_cosines, unit
 
 NEIGHBORS = (1, 10, 100)
 _ROWS = 1024
@@ -65,20 +63,7 @@ def agreement(reference: FloatArray, artifact: FloatArray) -> Agreement:
     )
 
 
-def row_cosines(a: FloatArray, b: FloatArray) -> CosineArray:
-    """Return the cosine of each row of ``a`` with the same row of ``b``, ``[n]``.
-
-    A zero vector has cosine 0 with anything but another zero vector (1): pooling over no token
-    gives one in reference and artifact alike. NaN stays NaN.
-    """
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    nx, ny = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    both_zero = (nx == 0) & (ny == 0)
-    norm = np.where((nx == 0) | (ny == 0), 1.0, nx * ny)
-    return np.where(both_zero, 1.0, (x * y).sum(axis=1) / norm)
-
-
-def p1_interval(cosines: CosineArray) -> Interval | None:
+def p1_interval(cosines: DoubleArray) -> Interval | None:
     """Return the 95% interval of the 1st percentile, None below 368 cosines.
 
     Its ends are order statistics with the ranks that the binomial distribution gives, which holds
@@ -132,9 +117,3 @@ def check_vectors(reference: FloatArray, artifact: FloatArray) -> VectorChecks:
         norm=(float(norm.min()), float(norm.max())),
         reference_norm=(float(expected.min()), float(expected.max())),
     )
-
-
-def unit(vectors: FloatArray) -> FloatArray:
-    """Return the vectors at length 1; a zero vector stays zero."""
-    scaled: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return scaled

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.vectors import DoubleArray
+
 IndexArray = npt.NDArray[np.intp]
-ValueArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 DRAWS = 2000
@@ -19,7 +20,7 @@ _BLOCK = 2**21
 """At most this many indices at once: a statistic may hold a few such arrays in memory."""
 
 
-def interval(statistic: Callable[[IndexArray], ValueArray], n: int, *, seed: int = 0) -> Interval:
+def interval(statistic: Callable[[IndexArray], DoubleArray], n: int, *, seed: int = 0) -> Interval:
     """Return the 95% interval of a statistic of ``n`` items, from ``DRAWS`` resamples.
 
     ``statistic`` takes indices ``[draws, n]`` and returns one value a row; the same seed draws the
@@ -37,6 +38,6 @@ def interval(statistic: Callable[[IndexArray], ValueArray], n: int, *, seed: int
     return float(low), float(high)
 
 
-def mean_interval(values: ValueArray) -> Interval:
+def mean_interval(values: DoubleArray) -> Interval:
     """Return the 95% interval of the mean of ``values``, ``[n]``."""
     return interval(lambda drawn: values[drawn].mean(axis=1), len(values))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.measure.quality.agreement import CosineArray
+from pipeline.vectors import DoubleArray
 
 P1_LEAST = 100
 """Below this many texts the 1st percentile is little but the lowest one."""
@@ -58,7 +58,7 @@ class Breakdown:
 
 
 def break_down(
-    cosines: CosineArray, texts: Sequence[Text], *, max_length: int, worst: int
+    cosines: DoubleArray, texts: Sequence[Text], *, max_length: int, worst: int
 ) -> Breakdown:
     """Take the cosines of ``texts``, ``[n]``, apart; keep the ``worst`` lowest.
 
@@ -81,7 +81,7 @@ def break_down(
     )
 
 
-def loss_histogram(cosines: CosineArray) -> Histogram:
+def loss_histogram(cosines: DoubleArray) -> Histogram:
     """Count 1 - cosine in ten bins a decade from 1e-8 to 2, the same for every report.
 
     int8 loses around 1e-3 and fp16 around 1e-7: steps of equal ratio suit both. The first bin
@@ -106,7 +106,7 @@ def _bucket(tokens: int, max_length: int) -> tuple[int, int]:
     return low, max(low, min(high, max_length))
 
 
-def _group(cosines: CosineArray) -> Group:
+def _group(cosines: DoubleArray) -> Group:
     n = len(cosines)
     return Group(
         n=n,

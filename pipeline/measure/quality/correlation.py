@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.measure.quality.bootstrap import IndexArray, ValueArray
+from pipeline.measure.quality.bootstrap import IndexArray
+from pipeline.vectors import DoubleArray
 
 
-def spearman(cosines: ValueArray, scores: ValueArray) -> float:
+def spearman(cosines: DoubleArray, scores: DoubleArray) -> float:
     """Return the rank correlation, -1 to 1, ties at their mean rank, as STSBenchmark is reported.
 
     Values that are all equal put nothing in order: 0.
@@ -20,8 +21,8 @@ def spearman(cosines: ValueArray, scores: ValueArray) -> float:
 
 
 def resampled_spearman(
-    sides: Sequence[ValueArray], scores: ValueArray, drawn: IndexArray
-) -> list[ValueArray]:
+    sides: Sequence[DoubleArray], scores: DoubleArray, drawn: IndexArray
+) -> list[DoubleArray]:
     """Return ``spearman(side[row], scores[row])`` of each row of ``drawn``, ``[draws]`` a side.
 
     A resample holds the same values over and over: its ranks follow from how often each was drawn,
@@ -42,10 +43,10 @@ def resampled_spearman(
     return correlations
 
 
-def _ranks(values: ValueArray, repeats: ValueArray) -> ValueArray:
+def _ranks(values: DoubleArray, repeats: DoubleArray) -> DoubleArray:
     """Return each value's mean rank where it occurs ``repeats`` times, ``[n, draws]``."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     starts = np.cumsum(sizes) - sizes
     counts = np.add.reduceat(repeats[np.argsort(group, kind="stable")], starts, axis=0)
-    ranks: ValueArray = np.cumsum(counts, axis=0) - (counts - 1) / 2
+    ranks: DoubleArray = np.cumsum(counts, axis=0) - (counts - 1) / 2
     return ranks[group]

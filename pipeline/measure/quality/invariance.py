@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.engines import Encoder
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.text.tokens import Tokenizer, TokenRow
+from pipeline.vectors import FloatArray, row_cosines
 
 TEXTS = 32
 _BATCH = 8
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

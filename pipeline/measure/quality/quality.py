@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import MeasureError
-from pipeline.measure.quality.agreement import Agreement, FloatArray, agreement, row_cosines
+from pipeline.measure.quality.agreement import Agreement, agreement
 from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
 from pipeline.measure.quality.invariance import Invariance, measure_invariance
 from pipeline.measure.quality.tasks import TaskScores, Values, compare_task, measure_task
@@ -15,6 +15,7 @@ from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.datasets import Dataset, Task
 from pipeline.text.tokens import TokenRow
+from pipeline.vectors import FloatArray, row_cosines
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measure.quality.agreement import FloatArray, unit
 from pipeline.text.datasets import Retrieval
+from pipeline.vectors import FloatArray, unit
 
 DEPTH = 10
 """Documents that are ranked for a query: no metric looks further."""

@@ -5,20 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.measure.quality.agreement import FloatArray, unit
-from pipeline.measure.quality.bootstrap import (
-    IndexArray,
-    Interval,
-    ValueArray,
-    interval,
-    mean_interval,
-)
+from pipeline.measure.quality.bootstrap import IndexArray, Interval, interval, mean_interval
 from pipeline.measure.quality.correlation import resampled_spearman, spearman
 from pipeline.measure.quality.retrieval import retrieval_metrics
 from pipeline.text.datasets import Retrieval, ScoredPairs, Task
+from pipeline.vectors import DoubleArray, FloatArray, unit
 
 Encode = Callable[[Sequence[str]], FloatArray]
-Values = Mapping[str, ValueArray]
+Values = Mapping[str, DoubleArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +93,18 @@ def compare_task(task: Task, reference: Values, artifact: Values) -> TaskScores:
     )
 
 
-def _summary(task: Task, values: ValueArray) -> float:
+def _summary(task: Task, values: DoubleArray) -> float:
     if isinstance(task, ScoredPairs):
         return 100 * spearman(values, np.array(task.scores))
     return 100 * float(values.mean())
 
 
-def _delta_interval(task: Task, reference: ValueArray, artifact: ValueArray) -> Interval:
+def _delta_interval(task: Task, reference: DoubleArray, artifact: DoubleArray) -> Interval:
     if isinstance(task, Retrieval):
         return mean_interval(100 * (artifact - reference))
     scores = np.array(task.scores)
 
-    def delta(drawn: IndexArray) -> ValueArray:
+    def delta(drawn: IndexArray) -> DoubleArray:
         before, after = resampled_spearman((reference, artifact), scores, drawn)
         return 100 * (after - before)
 

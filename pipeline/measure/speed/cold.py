@@ -1,8 +1,8 @@
 """What a process pays before its first vector: seconds to load, and memory at its peak.
 
 ``measure_cold`` starts a process for one encoder: ``python -m pipeline.measure.speed.cold``, which
-reads a job from standard input and prints what it measured. It imports the runtime it measures and nothing
-else, so that the numbers are the runtime's own.
+reads a job from standard input and prints what it measured. It imports the runtime it measures and
+nothing else, so that the numbers are the runtime's own.
 """
 
 import json

@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.engines import Encoder
 from pipeline.errors import MeasureError
-from pipeline.measure.speed.intervals import LEAST_ROUNDS, FloatArray, Speedup, compare
+from pipeline.measure.speed.intervals import LEAST_ROUNDS, Speedup, compare
 from pipeline.measure.speed.rounds import Limits, Side, time_rounds
 from pipeline.text.tokens import TokenBatch, TokenRow
+from pipeline.vectors import DoubleArray
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def full_batch(rows: Sequence[TokenRow], batch: int, sequence: int) -> TokenBatc
 
 def _time_cell(
     encoders: Sequence[Encoder], batch: TokenBatch, limits: Limits, seed: int | None
-) -> FloatArray:
+) -> DoubleArray:
     """Return the seconds of one batch, ``[rounds, encoders]``."""
     first = TokenBatch(
         input_ids=batch.input_ids[:1],
@@ -158,7 +159,7 @@ def _seconds(encoder: Encoder, batch: TokenBatch) -> float:
     return time.perf_counter() - start
 
 
-def _timed_cell(shape: tuple[int, int], times: FloatArray, column: int) -> GridCell:
+def _timed_cell(shape: tuple[int, int], times: DoubleArray, column: int) -> GridCell:
     reference_s, side_s = (float(np.median(times[:, i])) for i in (0, column))
     return GridCell(
         batch=shape[0],

@@ -10,9 +10,8 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from pipeline.vectors import DoubleArray
 
 LEAST_ROUNDS = 6
 """With fewer rounds no signed-rank interval has 95 %: all of five signs agree by chance in 6 %."""
@@ -46,7 +45,7 @@ class Speedup:
         return (self.ci95[1] - self.ci95[0]) / self.median
 
 
-def compare(reference_s: FloatArray, side_s: FloatArray) -> Speedup:
+def compare(reference_s: DoubleArray, side_s: DoubleArray) -> Speedup:
     """Return how many times faster ``side_s`` is, from seconds of the same rounds, ``[rounds]``.
 
     Raises:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.engines import Encoder
-from pipeline.measure.speed.intervals import LEAST_ROUNDS, FloatArray, compare
+from pipeline.measure.speed.intervals import LEAST_ROUNDS, compare
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import DoubleArray
 
 WAKE_S = 0.1
 """Longer than the threads of the side before spin for new work, and long enough for a clock to
@@ -54,7 +55,7 @@ def encoder_side(encoder: Encoder, batches: Sequence[TokenBatch]) -> Side:
     return Side(work=work, wake=lambda: encoder.encode(batches[-1]))
 
 
-def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = None) -> FloatArray:
+def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = None) -> DoubleArray:
     """Return the seconds of each pass, ``[rounds, sides]``; the first side is the reference.
 
     Each side makes one pass as a warm-up. Before a timed pass it runs short ones for
@@ -98,5 +99,5 @@ def _time_pass(side: Side, wake_s: float) -> float:
     return time.perf_counter() - start
 
 
-def _is_narrow(times: FloatArray, narrow: float) -> bool:
+def _is_narrow(times: DoubleArray, narrow: float) -> bool:
     return all(compare(times[:, 0], column).width < narrow for column in times.T[1:])

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.measure.speed.intervals import FloatArray, Speedup, compare
+from pipeline.measure.speed.intervals import Speedup, compare
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import DoubleArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Throughput:
     mean_tokens: float
 
 
-def throughput(times: FloatArray, column: int, batches: Sequence[TokenBatch]) -> Throughput:
+def throughput(times: DoubleArray, column: int, batches: Sequence[TokenBatch]) -> Throughput:
     """Return what the rounds over ``batches``, ``[rounds, sides]``, say of one column."""
     texts = sum(len(batch.input_ids) for batch in batches)
     tokens = sum(batch.tokens for batch in batches)
@@ -51,7 +52,7 @@ class TextThroughput:
     rounds: int
 
 
-def text_throughput(times: FloatArray, column: int, texts: int) -> TextThroughput:
+def text_throughput(times: DoubleArray, column: int, texts: int) -> TextThroughput:
     """Return what rounds over ``texts`` texts, ``[rounds, sides]``, say of one column."""
     reference_s, side_s = (float(np.median(times[:, i])) for i in (0, column))
     return TextThroughput(

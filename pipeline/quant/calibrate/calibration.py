@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from pipeline.config import PrecisionConfig, Rounding
 from pipeline.contracts import SourceModel
+from pipeline.graph.observe import MAX_TOKENS, unpadded_batches
 from pipeline.progress import track
 from pipeline.quant.calibrate.spans import cut_spans
-from pipeline.quant.calibrate.statistics import MAX_TOKENS, Activation, observe, unpadded_batches
+from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.text.datasets import spread
 from pipeline.text.tokens import Tokenizer, TokenRow, by_exact_length
 

@@ -7,8 +7,8 @@ Evaluation" (arXiv:2004.09602), section 3: scale = largest magnitude / 127, zero
 import numpy as np
 
 from pipeline.config import ScaleMethod
-from pipeline.graph.gemms import FloatArray
 from pipeline.quant.calibrate.statistics import Activation
+from pipeline.vectors import FloatArray
 
 LEVELS = np.float32(127)
 PERCENTILE = 99.99

@@ -5,24 +5,17 @@ bounded by one batch, one ``[channels, channels]`` matrix and a sample of tokens
 the size of the calibration set.
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.engines.onnxruntime import open_session
 from pipeline.errors import QuantizeError
-from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_exact_length
-
-FloatArray = npt.NDArray[np.float32]
-DoubleArray = npt.NDArray[np.float64]
-
-MAX_TOKENS = 2048
-"""Tokens a calibration batch holds at most; bounds memory at any calibration size."""
+from pipeline.graph.observe import MAX_TOKENS, run_observed
+from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import DoubleArray, FloatArray
 
 SAMPLED_TOKENS = 1024
 """Tokens of each tensor that are kept as they are, drawn at random over the whole set."""
@@ -83,14 +76,6 @@ class Activation:
         )
 
 
-def unpadded_batches(
-    tokenizer: Tokenizer, rows: Sequence[TokenRow], *, max_tokens: int = MAX_TOKENS
-) -> Iterator[TokenBatch]:
-    """Yield batches without a single padding token, of ``max_tokens`` or one row."""
-    for indices in by_exact_length(rows, max_tokens=max_tokens):
-        yield tokenizer.pad([rows[i] for i in indices])
-
-
 def observe(
     model: ir.Model,
     tensors: Sequence[ir.Value],
@@ -115,26 +100,6 @@ def observe(
                 sums[name] = _Sum(flat.shape[1], moments=moments)
             sums[name].add(flat)
     return {name: total.result() for name, total in sums.items()}
-
-
-def run_observed(
-    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
-) -> Iterator[Mapping[str, FloatArray]]:
-    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch."""
-    names = [tensor.name or "" for tensor in tensors]
-    outputs = list(model.graph.outputs)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "observed.onnx"
-        model.graph.outputs.extend(t for t in tensors if t not in outputs)
-        try:
-            ir.save(model, path)
-        finally:
-            while len(model.graph.outputs) > len(outputs):
-                model.graph.outputs.pop()
-        session = open_session(path)
-        inputs = [i.name for i in session.get_inputs()]
-        for batch in batches:
-            yield dict(zip(names, session.run(names, batch.feed(inputs)), strict=True))
 
 
 class _Sum:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import constant, target_sizes
 from pipeline.graph.gemms import Gemm
+from pipeline.vectors import IntArray
 
-IntArray = npt.NDArray[np.int64]
 Use = tuple[ir.Node, int]
 """A node and which of its inputs."""
 

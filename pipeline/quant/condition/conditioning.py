@@ -15,7 +15,6 @@ from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.smoothing import Smoother, midrange
 from pipeline.quant.condition.splitting import (
-    IntArray,
     choose_copies,
     difficulty,
     find_expansion,
@@ -23,6 +22,7 @@ from pipeline.quant.condition.splitting import (
     stagger,
 )
 from pipeline.quant.condition.strength import choose_strength
+from pipeline.vectors import IntArray
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import add_initializer, constant
-from pipeline.graph.gemms import FloatArray, Gemm, GemmGroup
+from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.channels import ChannelSource, Use
 from pipeline.quant.condition.folds import (
@@ -33,6 +33,7 @@ from pipeline.quant.condition.folds import (
     find_norm,
     find_value_projection,
 )
+from pipeline.vectors import FloatArray
 
 
 def smoothing_factors(

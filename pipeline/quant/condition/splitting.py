@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import constant
-from pipeline.graph.gemms import FloatArray, Gemm, GemmGroup
+from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.condition.smoothing import set_bias, set_weight
-
-IntArray = npt.NDArray[np.int64]
+from pipeline.vectors import FloatArray, IntArray
 
 _STANDS_OUT = 4
 _MULTIPLE = 32

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import ScaleMethod
-from pipeline.graph.gemms import FloatArray
 from pipeline.quant.calibrate.scales import activation_scale, fake_quantize, weight_scales
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.smoothing import smoothing_factors
+from pipeline.vectors import FloatArray
 
 _TOKENS = 512
 """Held-back tokens that a candidate is tried on."""

@@ -7,9 +7,9 @@ from typing import Any
 import onnx_ir as ir
 
 from pipeline.config import PrecisionConfig
+from pipeline.quant.calibrate.attention import AttentionGemm
 from pipeline.quant.calibrate.calibration import Calibration
 from pipeline.quant.round.quantized import QuantizedGroup
-from pipeline.quant.write.attention import AttentionGemm
 from pipeline.text.datasets import spread
 from pipeline.text.tokens import by_length
 

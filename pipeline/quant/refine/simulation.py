@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from pipeline.quant.calibrate.attention import AttentionGemm
 from pipeline.quant.calibrate.scales import SMALLEST
 from pipeline.quant.refine.torch_graph import Override, Tensor, TorchGraph
 from pipeline.quant.round.quantized import QuantizedGroup
-from pipeline.quant.write.attention import AttentionGemm
 from pipeline.text.tokens import TokenBatch
 
 _FREEDOM = 0.4

@@ -7,7 +7,7 @@ Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Corre
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.graph.gemms import FloatArray
+from pipeline.vectors import FloatArray
 
 
 def bias_correction(

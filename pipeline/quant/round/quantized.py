@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import Rounding
-from pipeline.graph.gemms import FloatArray, Gemm, GemmGroup
+from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.calibrate.scales import fake_quantize, weight_scales
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.round.bias_correction import bias_correction
 from pipeline.quant.round.rounding import round_gptq, round_nearest
+from pipeline.vectors import FloatArray
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cholesky, solve_triangular
 
-from pipeline.graph.gemms import FloatArray
 from pipeline.quant.calibrate.scales import LEVELS
-
-DoubleArray = npt.NDArray[np.float64]
+from pipeline.vectors import DoubleArray, FloatArray
 
 _BLOCK = 128
 _DAMPING = 0.01

@@ -16,9 +16,9 @@ from triton_server import Server, serve
 
 from pipeline.bundle.triton.repository import MAX_BATCH
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.runtime import TextEncoder, load
 from pipeline.text.datasets import Dataset
+from pipeline.vectors import row_cosines
 
 pytestmark = pytest.mark.slow
 

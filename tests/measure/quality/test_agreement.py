@@ -10,8 +10,8 @@ from pipeline.measure.quality.agreement import (
     check_vectors,
     neighbor_overlap,
     p1_interval,
-    row_cosines,
 )
+from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -3,6 +3,7 @@ import pytest
 
 from pipeline.measure.quality import bootstrap
 from pipeline.measure.quality.bootstrap import interval, mean_interval
+from pipeline.vectors import DoubleArray
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
@@ -41,7 +42,7 @@ def test_blocks_do_not_change_what_is_drawn_nor_how_often(
     monkeypatch.setattr(bootstrap, "_BLOCK", block)
     rows = []
 
-    def statistic(drawn: bootstrap.IndexArray) -> bootstrap.ValueArray:
+    def statistic(drawn: bootstrap.IndexArray) -> DoubleArray:
         rows.append(drawn.shape)
         return np.asarray(values[drawn].mean(axis=1))
 

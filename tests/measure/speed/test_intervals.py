@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from pipeline.measure.speed.intervals import LEAST_ROUNDS, FloatArray, Speedup, compare
+from pipeline.measure.speed.intervals import LEAST_ROUNDS, Speedup, compare
 from pipeline.measure.speed.rounds import Limits, Side, time_rounds
+from pipeline.vectors import DoubleArray
 
 
 def test_six_rounds_give_the_whole_range() -> None:
@@ -77,7 +78,7 @@ def test_verdict_needs_the_whole_interval(ci95: tuple[float, float], verdict: st
 # The promise: equal sides are told apart in at most 1 of 20 reruns, 5 % in at least 15 of 20.
 
 
-def busy_machine(n: int, random: np.random.Generator) -> FloatArray:
+def busy_machine(n: int, random: np.random.Generator) -> DoubleArray:
     """Slow-downs of ``n`` passes one after another: drift, heavy tails, spells of other load."""
     drift = np.zeros(n)
     for i in range(1, n):

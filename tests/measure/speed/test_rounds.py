@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from clock import Clock, FakeEncoder, install, make_batches
 
-from pipeline.measure.speed.intervals import FloatArray, compare
+from pipeline.measure.speed.intervals import compare
 from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
 from pipeline.measure.speed.throughput import text_throughput, throughput
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import DoubleArray
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def run(
     min_rounds: int = 6,
     max_rounds: int = 40,
     budget_s: float = 1e9,
-) -> FloatArray:
+) -> DoubleArray:
     limits = Limits(min_rounds=min_rounds, max_rounds=max_rounds, narrow=0.05, budget_s=budget_s)
     return time_rounds([encoder_side(e, batches) for e in encoders], limits, seed=0)
 

@@ -3,10 +3,10 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.config import ScaleMethod
-from pipeline.graph.gemms import FloatArray
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale, fake_quantize, weight_scales
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.round.rounding import round_nearest
+from pipeline.vectors import FloatArray
 
 
 def f32(values: npt.ArrayLike) -> FloatArray:

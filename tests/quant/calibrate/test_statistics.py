@@ -11,7 +11,8 @@ from pipeline.engines.torch import load_sentence_transformer
 from pipeline.errors import QuantizeError
 from pipeline.graph.files import load_graph
 from pipeline.graph.gemms import find_gemm_groups
-from pipeline.quant.calibrate.statistics import MAX_TOKENS, observe, unpadded_batches
+from pipeline.graph.observe import MAX_TOKENS, unpadded_batches
+from pipeline.quant.calibrate.statistics import observe
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 EMBEDDING = """<ir_version: 8, opset_import: ["" : 20]>

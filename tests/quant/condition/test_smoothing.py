@@ -14,11 +14,12 @@ from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.gemms import GemmGroup, find_gemm_groups
-from pipeline.measure.quality.agreement import row_cosines
-from pipeline.quant.calibrate.statistics import Activation, observe, unpadded_batches
+from pipeline.graph.observe import unpadded_batches
+from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.quant.condition.folds import Fold
 from pipeline.quant.condition.smoothing import Smoother, midrange, smoothing_factors
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 ALPHAS = [0.0, 0.5, 0.9, 1.0]
 

@@ -19,7 +19,6 @@ from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import load_graph, save_graph
 from pipeline.graph.gemms import Gemm, GemmGroup, add_missing_biases, find_gemm_groups
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.condition.splitting import (
     choose_copies,
     difficulty,
@@ -30,6 +29,7 @@ from pipeline.quant.condition.splitting import (
 from pipeline.stages.quantize import quantize
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 SHAPES = {"w1": (4, 6), "w2": (6, 4), "w3": (6, 4), "wx": (4, 6), "b1": (6,), "b2": (4,)}

@@ -11,12 +11,12 @@ from simulated import Prepared, prepare, run_unoptimized
 
 from pipeline.config import Exporter, NumericType, PrecisionConfig, Rounding, TargetConfig
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.refine import reconstruction
 from pipeline.quant.refine.reconstruction import crops, reconstruct
 from pipeline.quant.refine.simulation import Judge, Simulation
 from pipeline.stages.quantize import quantize
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import row_cosines
 
 STEPS = 40
 

@@ -15,12 +15,12 @@ from pipeline.config import NumericType, PrecisionConfig, Rounding, TargetConfig
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import constant, load_graph
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.refine.sensitivity import cosine_losses, search
 from pipeline.quant.refine.simulation import Judge
 from pipeline.stages.quantize import quantize
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import Tokenizer
+from pipeline.vectors import row_cosines
 
 Cost = Callable[[frozenset[str]], float]
 

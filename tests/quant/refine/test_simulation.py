@@ -10,9 +10,9 @@ from simulated import Prepared, prepare, run_unoptimized
 
 from pipeline.config import Exporter, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.refine.simulation import Judge
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import row_cosines
 
 ExportEncoder = Callable[[str, Exporter], tuple[SourceModel, OnnxModel]]
 

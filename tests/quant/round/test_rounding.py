@@ -2,10 +2,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.graph.gemms import FloatArray
 from pipeline.quant.calibrate.scales import weight_scales
 from pipeline.quant.round.bias_correction import bias_correction
 from pipeline.quant.round.rounding import round_gptq, round_nearest
+from pipeline.vectors import FloatArray
 
 
 def f32(values: npt.ArrayLike) -> FloatArray:

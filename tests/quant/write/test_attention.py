@@ -22,12 +22,12 @@ from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.gpu import is_installed
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph.files import constant, load_graph
-from pipeline.measure.quality.agreement import row_cosines
-from pipeline.quant.calibrate.statistics import run_observed, unpadded_batches
-from pipeline.quant.write.attention import find_attention_gemms, scale_attention
+from pipeline.graph.observe import run_observed, unpadded_batches
+from pipeline.quant.calibrate.attention import find_attention_gemms, scale_attention
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.quantize import quantize
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 CASES = [(name, Exporter.torch) for name in ARCHITECTURES]
 CASES += [(name, Exporter.optimum) for name in ("bert", "mpnet", "distilbert", "modernbert")]

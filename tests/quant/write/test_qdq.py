@@ -13,10 +13,10 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph.files import constant, load_graph, save_graph
 from pipeline.graph.gemms import find_gemm_groups
-from pipeline.measure.quality.agreement import row_cosines
 from pipeline.quant.condition import smoothing
 from pipeline.stages.quantize import quantize
 from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.vectors import row_cosines
 
 FORMS = ["portable", "buildable"]
 
