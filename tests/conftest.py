@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from skipping import skip_without
 
 from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
@@ -29,12 +29,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none, before any of its fixtures are made."""
     if item.get_closest_marker("gpu") is not None and find_gpu() is None:
         pytest.skip("no CUDA device on this machine")
-
-
-def skip_without(exporter: Exporter) -> None:
-    """Skip what needs the optimum exporter where it is not installed (constraints-next.txt)."""
-    if exporter is Exporter.optimum and find_spec("optimum") is None:
-        pytest.skip("exporter=optimum: the extra optimum is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_server_and_tests_tokenize_with_the_pinned_version(
 ) -> None:
     (run,) = values(instructions, "RUN", "serve")
     assert "--constraint /tmp/constraints.txt tokenizers numpy" in run
-    assert pinned("tokenizers", "tests/bundle/triton/requirements.txt") == pinned("tokenizers")
+    assert pinned("tokenizers", "tests/helpers/triton_requirements.txt") == pinned("tokenizers")
 
 
 def test_hadolint() -> None:

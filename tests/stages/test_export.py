@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import skip_without
+from skipping import skip_without
 
 from pipeline.config import Device, Exporter, NumericType
 from pipeline.contracts import OnnxModel, SourceModel, TensorSpec

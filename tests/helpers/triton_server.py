@@ -56,9 +56,9 @@ class Server:
 @contextlib.contextmanager
 def serve(repository: Path, scratch: Path) -> Iterator[Server]:
     """Serve a repository until the block ends; skip the test where nvidia-pytriton is missing."""
-    python = Path(__file__).parents[3] / ".triton" / "bin" / "python"
+    python = Path(__file__).parents[2] / ".triton" / "bin" / "python"
     if not python.exists():
-        pytest.skip("nvidia-pytriton is not in .triton/ (tests/bundle/triton/requirements.txt)")
+        pytest.skip("nvidia-pytriton is not in .triton/ (tests/helpers/triton_requirements.txt)")
     packages, libraries, version = _describe(python)
     home = packages / "pytriton" / "tritonserver"
     stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
