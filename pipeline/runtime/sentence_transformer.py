@@ -20,12 +20,12 @@ from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.tokens import TokenBatch
 
 
-class BundleModule(InputModule):
+class BundleModule(InputModule):  # type: ignore[misc]
     """Text to ``sentence_embedding`` in one module: pooling and the rest are in the graph."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         """Take a loaded bundle."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.encoder = encoder
         self.max_seq_length = encoder.tokenizer.max_length
 
