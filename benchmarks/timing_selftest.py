@@ -25,9 +25,9 @@ from pipeline.config import (
 )
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
-from pipeline.measure.setting import choose_timed_text, seconds_a_text, text_encoder
+from pipeline.measure.bench import choose_timed_text, seconds_a_text, text_encoder
 from pipeline.measure.speed.intervals import Speedup, compare
-from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
+from pipeline.measure.speed.rounds import RoundLimits, encoder_pass, time_rounds
 from pipeline.measure.speed.speed import ROUNDS_SHARE
 from pipeline.stages.export import export
 from pipeline.stages.resolve import resolve
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--reruns", type=int, default=20)
     reruns = parser.parse_args().reruns
     config = ValidateConfig()
-    limits = Limits(
+    limits = RoundLimits(
         min_rounds=config.min_rounds,
         max_rounds=config.max_rounds,
         narrow=config.narrow,
@@ -71,10 +71,10 @@ def main() -> None:
         for rerun in range(1, reruns + 1):
             first, second = (OnnxRuntimeEncoder(graph.path) for _ in range(2))
             sides = [
-                encoder_side(reference, batches),
-                encoder_side(first, batches),
-                encoder_side(second, batches),
-                encoder_side(second, more),
+                encoder_pass(reference, batches),
+                encoder_pass(first, batches),
+                encoder_pass(second, batches),
+                encoder_pass(second, more),
             ]
             times = time_rounds(sides, limits)
             equal.append(compare(times[:, 1], times[:, 2]))

@@ -32,7 +32,7 @@ from pipeline.engines.gpu import gpu_clocks
 from pipeline.errors import PipelineError
 from pipeline.flow.environment import describe_environment
 from pipeline.measure.speed.intervals import LEAST_ROUNDS
-from pipeline.measure.speed.rounds import Limits
+from pipeline.measure.speed.rounds import RoundLimits
 from pipeline.text.tokens import by_length
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _sections(bench: Bench, done: dict[str, Any], *, quick: bool) -> dict[str, C
     timed = bench.rows[: 16 if quick else 256]
     batches = [bench.tokenizer.pad([timed[i] for i in b]) for b in by_length(timed, BATCH_SIZE)]
     singles = [bench.tokenizer.pad([row]) for row in bench.rows[:100]]
-    limits = Limits(
+    limits = RoundLimits(
         min_rounds=LEAST_ROUNDS,
         max_rounds=LEAST_ROUNDS if quick else 40,
         narrow=NARROW,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.sides import Contender, open_sides
+from benchmarks.gpu.sides import GpuSide, open_sides
 from benchmarks.gpu.speed import Work, work_of
 from pipeline.config import DatasetConfig, DatasetFormat, Device, GridConfig, ModelConfig
 from pipeline.contracts import SourceModel
@@ -32,7 +32,7 @@ class Bench:
     tokenizer: Tokenizer
     texts: Sequence[str]
     rows: Sequence[TokenRow]
-    sides: Mapping[str, Contender]
+    sides: Mapping[str, GpuSide]
     reasons: Mapping[str, str]
     work: Work
     shapes: Sequence[tuple[int, int]]

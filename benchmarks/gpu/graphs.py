@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 
 from benchmarks.gpu.ceilings import best_seconds
-from benchmarks.gpu.sides import Contender
+from benchmarks.gpu.sides import GpuSide
 from pipeline.engines.tensorrt import TensorRTEncoder
 from pipeline.engines.torch import TorchEncoder
 
@@ -19,7 +19,7 @@ SHAPES = ((1, 16), (1, 128), (8, 64), (32, 128))
 
 
 def measure_graphs(
-    sides: Mapping[str, Contender], shapes: Sequence[tuple[int, int]] = SHAPES
+    sides: Mapping[str, GpuSide], shapes: Sequence[tuple[int, int]] = SHAPES
 ) -> dict[str, Any]:
     """Return, by side, milliseconds of each shape enqueued and replayed, or why there are none.
 
@@ -38,7 +38,7 @@ def measure_graphs(
     return found
 
 
-def _measure(side: Contender, batch: int, sequence: int) -> dict[str, Any]:
+def _measure(side: GpuSide, batch: int, sequence: int) -> dict[str, Any]:
     cell: dict[str, Any] = {"batch": batch, "sequence": sequence}
     if side.takes is not None and not side.takes(batch, sequence):
         return cell | {"skipped": "not in a profile"}
@@ -50,7 +50,7 @@ def _measure(side: Contender, batch: int, sequence: int) -> dict[str, Any]:
         return cell | {"skipped": f"failed: {first[:300]}"}
 
 
-def _on_and_off(side: Contender, shape: tuple[int, int]) -> dict[str, Any]:
+def _on_and_off(side: GpuSide, shape: tuple[int, int]) -> dict[str, Any]:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     enqueue = _enqueue(side, shape, stream)
     with torch.cuda.stream(stream), torch.inference_mode():
@@ -66,7 +66,7 @@ def _on_and_off(side: Contender, shape: tuple[int, int]) -> dict[str, Any]:
 
 
 def _enqueue(
-    side: Contender, shape: tuple[int, int], stream: torch.cuda.Stream
+    side: GpuSide, shape: tuple[int, int], stream: torch.cuda.Stream
 ) -> Callable[[], object]:
     encoder = side.encoder
     ones = torch.ones(shape, dtype=torch.int64, device="cuda")

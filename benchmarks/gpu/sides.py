@@ -26,7 +26,7 @@ ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class GpuSide:
     """A side that runs: its linear GEMMs' arithmetic, its shapes, its bytes of GPU memory.
 
     ``opened_bytes`` is what the whole GPU lost when it was opened, ``used_bytes`` what it had lost
@@ -69,12 +69,12 @@ def open_sides(
     largest: TokenBatch,
     *,
     quick: bool,
-) -> tuple[dict[str, Contender], dict[str, str]]:
+) -> tuple[dict[str, GpuSide], dict[str, str]]:
     """Return the sides that run here, each tried on ``largest``, and why the others do not.
 
     The reference comes first. A side that fails is no reason to end the run.
     """
-    opened = {REFERENCE: Contender(encoder=reference, kind="fp32")}
+    opened = {REFERENCE: GpuSide(encoder=reference, kind="fp32")}
     reasons: dict[str, str] = {}
     for name in (*TORCH, *ENGINES):
         reason = _obstacle(name, reference.device, quick=quick)
@@ -112,7 +112,7 @@ def _open(
     source: SourceModel,
     reference: TorchEncoder,
     largest: TokenBatch,
-) -> Contender:
+) -> GpuSide:
     before = free_bytes(reference.device)
     encoder, kind = (
         _open_engine(name, bundle, manifest, reference.device)
@@ -125,7 +125,7 @@ def _open(
         encoder.encode(largest)
     used = free_bytes(reference.device)
     known = before is not None and opened is not None and used is not None
-    return Contender(
+    return GpuSide(
         encoder=encoder,
         kind=kind,
         takes=takes,
@@ -185,7 +185,7 @@ def free_bytes(device: str) -> int | None:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def measured_memory(sides: Mapping[str, Contender]) -> dict[str, Any]:
+def measured_memory(sides: Mapping[str, GpuSide]) -> dict[str, Any]:
     """Return the bytes of GPU memory that each side took, opened and after its largest batch."""
     return {
         name: {"opened_bytes": side.opened_bytes, "used_bytes": side.used_bytes}

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.roofline import token_flops
-from benchmarks.gpu.sides import REFERENCE, Contender
+from benchmarks.gpu.sides import REFERENCE, GpuSide
 from pipeline.engines import Encoder
 from pipeline.measure.quality.agreement import agreement
-from pipeline.measure.speed.grid import GridCell, GridSide, measure_grid
+from pipeline.measure.speed.grid import GridCell, measure_grid
 from pipeline.measure.speed.latency import measure_latencies
-from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
+from pipeline.measure.speed.rounds import RoundLimits, encoder_pass, time_rounds
+from pipeline.measure.speed.side import Side
 from pipeline.measure.speed.throughput import throughput
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_length
 from pipeline.vectors import FloatArray
@@ -50,7 +51,7 @@ def work_of(model: Any) -> Work:
 
 
 def measure_agreement(
-    sides: Mapping[str, Contender],
+    sides: Mapping[str, GpuSide],
     tokenizer: Tokenizer,
     rows: Sequence[TokenRow],
     batch_size: int,
@@ -80,7 +81,7 @@ def _embed(
 
 
 def measure_latency(
-    sides: Mapping[str, Contender], singles: Sequence[TokenBatch], *, runs: int, budget_s: float
+    sides: Mapping[str, GpuSide], singles: Sequence[TokenBatch], *, runs: int, budget_s: float
 ) -> dict[str, Any]:
     """Return milliseconds of one sentence at a time."""
     encoders = [side.encoder for side in sides.values()]
@@ -89,10 +90,10 @@ def measure_latency(
 
 
 def measure_throughput(
-    sides: Mapping[str, Contender], batches: Sequence[TokenBatch], limits: Limits
+    sides: Mapping[str, GpuSide], batches: Sequence[TokenBatch], limits: RoundLimits
 ) -> dict[str, Any]:
     """Return sentences and tokens per second over the same batches, and ratios of the rounds."""
-    times = time_rounds([encoder_side(side.encoder, batches) for side in sides.values()], limits)
+    times = time_rounds([encoder_pass(side.encoder, batches) for side in sides.values()], limits)
     found = {}
     for i, name in enumerate(sides):
         side = throughput(times, i, batches)
@@ -106,7 +107,7 @@ def measure_throughput(
 
 
 def measure_cells(
-    sides: Mapping[str, Contender],
+    sides: Mapping[str, GpuSide],
     rows: Sequence[TokenRow],
     shapes: Sequence[tuple[int, int]],
     work: Work,
@@ -119,7 +120,7 @@ def measure_cells(
     others = {name: side for name, side in sides.items() if name != REFERENCE}
     grids = measure_grid(
         sides[REFERENCE].encoder,
-        [GridSide(encoder=side.encoder, takes=side.takes) for side in others.values()],
+        [Side(encoder=side.encoder, takes=side.takes) for side in others.values()],
         rows,
         shapes,
         narrow=narrow,

@@ -1,4 +1,4 @@
-"""Each stage as a step: what its output depends on, and how it is made where it is not stored.
+"""Run each stage where the store does not hold its output; say what that output depends on.
 
 A stage is imported where it is made: what the store holds costs no import of PyTorch.
 """
@@ -7,17 +7,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.config import EngineConfig, Exporter, ModelConfig, PrecisionConfig
+from pipeline.config import EngineConfig, Exporter, ModelConfig, NumericType, PrecisionConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, Profile, SourceModel
 from pipeline.engines.gpu import find_gpu
 from pipeline.flow.store.keys import Parts, code_sha256, digest, tree_sha256, versions
 from pipeline.flow.store.records import T
-from pipeline.flow.store.store import StageStore
+from pipeline.flow.store.stage_store import StageStore
 from pipeline.report.entries.report import StageTime
-from pipeline.source.locate import Place, locate
+from pipeline.source.locate import Located, locate
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ _MODEL = ("torch", "transformers", "sentence-transformers", "tokenizers", "safet
 _GRAPH = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers")
 
 
-class Steps:
+class Stages:
     """Runs stages or takes their outputs from the store; times them and says when each starts."""
 
     def __init__(self, store: StageStore, work: Path, subject: str) -> None:
-        """Stages write below ``work``; ``subject`` names what a changed part is compared with."""
+        """Have stages write below ``work``; compare a changed part with others of ``subject``."""
         self.times: list[StageTime] = []
         self._store = store
         self._work = work
@@ -57,50 +57,72 @@ class Steps:
         self.times.append(StageTime(name=name, seconds=round(seconds, 3), cached=cached))
 
 
-def resolve(steps: Steps, config: ModelConfig) -> tuple[SourceModel, str]:
-    """Return the model, and the sha256 of all its files, which later steps depend on."""
-    place = locate(config)
-    files = tree_sha256(place.path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A resolved model, and the sha256 of all its files, which every stage after depends on."""
+
+    source: SourceModel
+    files_sha256: str
+
+
+def resolve(stages: Stages, config: ModelConfig) -> Model:
+    """Return the model that the config names."""
+    located = locate(config)
+    files = tree_sha256(located.path)
 
     def make(out: Path) -> SourceModel:
         from pipeline.stages.resolve import resolve
 
-        return resolve(config, out, place)
+        return resolve(config, out, located)
 
     parts = {
         "code": code_sha256("pipeline.stages.resolve"),
         "model settings": digest(asdict(config)),
         "model files": files,
-        "place": _place(place),
+        "place": _place(located),
         "versions": versions(_MODEL),
     }
-    return steps.run("resolve", SourceModel, parts, make), files
+    return Model(source=stages.run("resolve", SourceModel, parts, make), files_sha256=files)
 
 
-def export(
-    steps: Steps, source: SourceModel, files: str, exporter: Exporter, texts: Sequence[str]
-) -> OnnxModel:
+def export(stages: Stages, model: Model, exporter: Exporter, texts: Sequence[str]) -> OnnxModel:
     """Return the fp32 graph; it does not depend on the text that it is checked on."""
 
     def make(out: Path) -> OnnxModel:
         from pipeline.stages.export import export
 
-        return export(source, exporter, texts, out)
+        return export(model.source, exporter, texts, out)
 
     parts = {
         "code": code_sha256("pipeline.stages.export"),
-        **_model(source, files),
+        **_model(model),
         "exporter": exporter.value,
         "versions": versions({*_MODEL, *_GRAPH, "onnxscript", "optimum", "optimum-onnx"}),
     }
-    return steps.run("export", OnnxModel, parts, make)
+    return stages.run("export", OnnxModel, parts, make)
+
+
+def to_precision(
+    stages: Stages,
+    model: Model,
+    fp32: OnnxModel,
+    config: PrecisionConfig,
+    texts: Sequence[str],
+) -> Graphs:
+    """Return the graphs of the precision asked for: cast, quantized, or fp32 as it is."""
+    match config.type:
+        case NumericType.fp32:
+            return Graphs(portable=fp32, buildable=fp32)
+        case NumericType.fp16:
+            return cast(stages, model, fp32, config.keep_fp32, texts)
+        case NumericType.int8:
+            return quantize(stages, model, fp32, config, texts)
 
 
 def cast(
-    steps: Steps,
+    stages: Stages,
+    model: Model,
     fp32: OnnxModel,
-    source: SourceModel,
-    files: str,
     keep: Sequence[str],
     texts: Sequence[str],
 ) -> Graphs:
@@ -109,25 +131,24 @@ def cast(
     def make(out: Path) -> OnnxModel:
         from pipeline.stages.cast import cast
 
-        return cast(fp32, source, texts, out, keep=keep)
+        return cast(fp32, model.source, texts, out, keep=keep)
 
     parts = {
         "code": code_sha256("pipeline.stages.cast"),
-        **_model(source, files),
+        **_model(model),
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(list(keep)),
         "versions": versions(_GRAPH),
     }
-    half = steps.run("cast", OnnxModel, parts, make)
+    half = stages.run("cast", OnnxModel, parts, make)
     return Graphs(portable=half, buildable=half)
 
 
 def quantize(
-    steps: Steps,
+    stages: Stages,
+    model: Model,
     fp32: OnnxModel,
-    source: SourceModel,
-    files: str,
     config: PrecisionConfig,
     texts: Sequence[str],
 ) -> Graphs:
@@ -136,43 +157,41 @@ def quantize(
     def make(out: Path) -> Graphs:
         from pipeline.stages.quantize import quantize
 
-        return quantize(fp32, source, config, texts, out)
+        return quantize(fp32, model.source, config, texts, out)
 
     settings = {key: value for key, value in asdict(config).items() if key != "name"}
     parts = {
         "code": code_sha256("pipeline.stages.quantize"),
-        **_model(source, files),
+        **_model(model),
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(settings),
         "versions": versions({*_GRAPH, "scipy"}),
     }
-    return steps.run("quantize", Graphs, parts, make)
+    return stages.run("quantize", Graphs, parts, make)
 
 
-def optimize(
-    steps: Steps, graphs: Graphs, source: SourceModel, files: str, texts: Sequence[str]
-) -> Graphs:
+def optimize(stages: Stages, model: Model, graphs: Graphs, texts: Sequence[str]) -> Graphs:
     """Return the graphs with a faster ``model.onnx``, whatever the text that it is checked on."""
 
     def make(out: Path) -> Graphs:
         from pipeline.stages.optimize import optimize
 
-        return optimize(graphs, source, texts, out)
+        return optimize(graphs, model.source, texts, out)
 
     parts = {
         "code": code_sha256("pipeline.stages.optimize"),
-        **_model(source, files),
+        **_model(model),
         "graphs": digest([graphs.portable.sha256, graphs.buildable.sha256]),
         "quantization": digest(graphs.quantization),
         "versions": versions(_GRAPH),
     }
-    return steps.run("optimize", Graphs, parts, make)
+    return stages.run("optimize", Graphs, parts, make)
 
 
 def build(
-    steps: Steps,
-    model: OnnxModel,
+    stages: Stages,
+    graph: OnnxModel,
     runtime: str,
     profiles: Sequence[Profile],
     config: EngineConfig,
@@ -183,29 +202,35 @@ def build(
     def make(out: Path) -> Engine:
         from pipeline.stages.build import build
 
-        return build(model, runtime, profiles, config, timing_cache, out)
+        return build(graph, runtime, profiles, config, timing_cache, out)
 
     gpu = find_gpu() if runtime == "tensorrt" else None
     parts = {
         "code": code_sha256("pipeline.stages.build"),
-        "graph": model.sha256,
+        "graph": graph.sha256,
         "profiles": digest([asdict(profile) for profile in profiles]),
         "engine settings": digest([config.workspace_mib, config.optimization_level]),
         "GPU": "any" if gpu is None else f"{gpu.name}, {gpu.target}, driver {gpu.driver}",
         "versions": versions((runtime.replace("_", "-"), "polygraphy")),
     }
-    return steps.run(f"build {runtime}", Engine, parts, make)
+    return stages.run(f"build {runtime}", Engine, parts, make)
 
 
-def _place(place: Place) -> str:
-    where = (place.path.absolute(), place.origin, place.location, place.revision, place.candidates)
+def _place(located: Located) -> str:
+    where = (
+        located.path.absolute(),
+        located.origin,
+        located.location,
+        located.revision,
+        located.candidates,
+    )
     return digest(list(map(str, where)))
 
 
-def _model(source: SourceModel, files: str) -> dict[str, str]:
+def _model(model: Model) -> dict[str, str]:
     """Return what the stages read of a model: its files, and what its config changes of them."""
     own = ("max_length", "dimension", "prompts", "default_prompt", "trust_remote_code")
     return {
-        "model files": files,
-        "model settings": digest({name: getattr(source, name) for name in own}),
+        "model files": model.files_sha256,
+        "model settings": digest({name: getattr(model.source, name) for name in own}),
     }

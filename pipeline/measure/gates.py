@@ -1,4 +1,4 @@
-"""Thresholds from the config, and the gates that an artifact's figures are held to."""
+"""Hold an artifact's figures to the thresholds of the config: its gates."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What gates judge of one artifact; None, or nothing, where it was not measured.
+    """What one artifact is held to its gates by; None, or nothing, where it was not measured.
 
     ``tasks`` holds each task's main metric minus fp32's, in points; ``finite`` and ``nonzero`` the
     shares of vectors that are so; ``invariance`` the lowest cosine of a text with itself, by what
@@ -58,10 +58,10 @@ def check_gates(config: GatesConfig) -> None:
                 )
 
 
-def judge(evidence: Evidence, kind: NumericType, config: GatesConfig) -> tuple[Gate, ...]:
+def apply_gates(evidence: Evidence, kind: NumericType, config: GatesConfig) -> tuple[Gate, ...]:
     """Return a gate for each figure that has a threshold; all pass at or above it.
 
-    Of a speed-up the interval's upper end is judged: the gate fails only where all of it lies below
+    Of a speed-up the interval's upper end counts: the gate fails only where all of it lies below
     the threshold.
     """
     thresholds = dict(_thresholds(config))

@@ -18,7 +18,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Located:
     """The model's directory, where it came from, and what was tried, in order."""
 
     path: Path
@@ -28,19 +28,19 @@ class Place:
     candidates: tuple[str, ...]
 
 
-def locate(config: ModelConfig) -> Place:
+def locate(config: ModelConfig) -> Located:
     """Return where the model is: ``directory``, installed ``package``, or ``hub_id``.
 
     Raises:
         ResolveError: nothing that the config names is there.
     """
-    place = _locate(config)
-    for line in place.candidates:
+    located = _locate(config)
+    for line in located.candidates:
         log.info("model %s: %s", config.name, line)
-    return place
+    return located
 
 
-def _locate(config: ModelConfig) -> Place:
+def _locate(config: ModelConfig) -> Located:
     tried: list[str] = []
     if config.directory is not None:
         path = Path(config.directory)
@@ -49,7 +49,7 @@ def _locate(config: ModelConfig) -> Place:
                 f"model.directory={config.directory}: no modules.json there, so it is not a "
                 "Sentence Transformer; point it at one saved with SentenceTransformer.save()"
             )
-        return Place(
+        return Located(
             path=path, origin="directory", location=str(path), candidates=("directory: used",)
         )
     tried.append("directory: not set")
@@ -58,7 +58,7 @@ def _locate(config: ModelConfig) -> Place:
         if found is not None:
             path, version = found
             location = f"{config.package}=={version}"
-            return Place(
+            return Located(
                 path=path,
                 origin="package",
                 location=location,
@@ -74,7 +74,7 @@ def _locate(config: ModelConfig) -> Place:
         )
     path, commit = _from_hub(config, tried)
     location = f"{config.hub_id}@{commit}"
-    return Place(
+    return Located(
         path=path,
         origin="hub",
         location=location,

@@ -9,16 +9,16 @@ from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
 from pipeline.source.assets import write_assets
 from pipeline.source.chain import refuse_chain, refuse_module_files
-from pipeline.source.locate import UNSAFE, Place, locate
+from pipeline.source.locate import UNSAFE, Located, locate
 
 log = logging.getLogger(__name__)
 
 
-def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> SourceModel:
+def resolve(config: ModelConfig, out_dir: Path, located: Located | None = None) -> SourceModel:
     """Return the model that the config names, its weights checked and its assets written.
 
     Tried in order: ``directory``, installed ``package``, ``hub_id`` at ``revision`` (not set: the
-    newest commit, which is logged and goes into the manifest). ``place`` is what ``locate``
+    newest commit, which is logged and goes into the manifest). ``located`` is what ``locate``
     returned, where it was asked already.
 
     Raises:
@@ -26,9 +26,9 @@ def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> S
             Transformer, or a setting that does not fit the model.
         ExportError: a module that no graph can express.
     """
-    place = locate(config) if place is None else place
-    path = place.path
-    refuse_module_files(path, place.location, trust_remote_code=config.trust_remote_code)
+    located = locate(config) if located is None else located
+    path = located.path
+    refuse_module_files(path, located.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
     sha256 = combined_sha256(weights)
     if config.weights_sha256 is not None and sha256 != config.weights_sha256:
@@ -37,7 +37,7 @@ def resolve(config: ModelConfig, out_dir: Path, place: Place | None = None) -> S
             "are damaged or of another model; reinstall them, or set model.weights_sha256 if they "
             "are meant to differ"
         )
-    return _describe(config, place, weights, sha256, out_dir)
+    return _describe(config, located, weights, sha256, out_dir)
 
 
 def _hash_weights(path: Path) -> dict[str, str]:
@@ -60,16 +60,16 @@ def _hash_weights(path: Path) -> dict[str, str]:
 
 
 def _describe(
-    config: ModelConfig, place: Place, weights: dict[str, str], sha256: str, out_dir: Path
+    config: ModelConfig, located: Located, weights: dict[str, str], sha256: str, out_dir: Path
 ) -> SourceModel:
     """Load the model once to read its max length, pooling and prompts as it applies them."""
     from pipeline.engines.torch import load_sentence_transformer
 
     model = load_sentence_transformer(
-        place.path, device="cpu", trust_remote_code=config.trust_remote_code
+        located.path, device="cpu", trust_remote_code=config.trust_remote_code
     )
-    refuse_chain(model, place.location)
-    max_length = _max_length(config, model, place.path)
+    refuse_chain(model, located.location)
+    max_length = _max_length(config, model, located.path)
     prompts, default_prompt = _prompts(config, model)
     dimension = _dimension(config, model)
     changed = {
@@ -80,19 +80,19 @@ def _describe(
     assets = out_dir / "assets"
     write_assets(
         model,
-        place.path,
+        located.path,
         assets,
         max_length=max_length,
         changed={key: value for key, value in changed.items() if value is not None},
     )
     return SourceModel(
         name=config.name,
-        path=place.path,
+        path=located.path,
         assets=assets,
-        origin=place.origin,
-        location=place.location,
-        revision=place.revision,
-        candidates=place.candidates,
+        origin=located.origin,
+        location=located.location,
+        revision=located.revision,
+        candidates=located.candidates,
         weights=weights,
         sha256=sha256,
         max_length=max_length,

@@ -1,4 +1,4 @@
-"""validate: run every artifact that can run here against PyTorch fp32, and judge it."""
+"""validate: run every artifact that can run here against PyTorch fp32, and apply the gates."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
 from pipeline.graph.overflow import check_overflow
-from pipeline.measure.gates import Against, Evidence, judge
+from pipeline.measure.bench import Bench, set_up, text_encoder
+from pipeline.measure.gates import Against, Evidence, apply_gates
 from pipeline.measure.quality.quality import Quality, measure_quality
 from pipeline.measure.results import ArtifactResult, Validation
-from pipeline.measure.setting import Bench, set_up, text_encoder
 from pipeline.measure.settings import check_validate
 from pipeline.measure.speed.profile import count_gemms
 from pipeline.measure.speed.speed import ArtifactSpeed
@@ -157,7 +157,7 @@ def _result(
         latency=speed.latency,
         cold=timing.cold[index],
         gemms=_count_gemms(artifact, bench.timed.batches[0]),
-        gates=judge(evidence, bench.kind, bench.config.gates),
+        gates=apply_gates(evidence, bench.kind, bench.config.gates),
     )
 
 
@@ -170,8 +170,8 @@ def _count_gemms(artifact: Artifact, batch: TokenBatch) -> dict[str, int] | None
 def _against_published(
     artifact: Artifact, quality: Quality, speed: ArtifactSpeed, timing: Timing
 ) -> Against | None:
-    before = timing.previous.get(artifact.name)
-    if before is None or speed.over_previous is None:
+    before = timing.predecessors.get(artifact.name)
+    if before is None or speed.over_predecessor is None:
         return None
     return Against(
         cosine_mean=quality.agreement.mean - before.cosine_mean,
@@ -180,5 +180,5 @@ def _against_published(
             for name, task in quality.tasks.items()
             if (name, task.metric) in before.tasks
         },
-        speed=speed.over_previous,
+        speed=speed.over_predecessor,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import GatesConfig, NumericType, PublishedGatesConfig
 from pipeline.errors import ConfigError
-from pipeline.measure.gates import Against, Evidence, check_gates, judge
+from pipeline.measure.gates import Against, Evidence, apply_gates, check_gates
 from pipeline.measure.results import Gate
 from pipeline.measure.speed.intervals import Speedup
 
@@ -39,14 +39,16 @@ GOOD = Evidence(
 )
 
 
-def judged(**changes: Any) -> dict[str, Gate]:
-    return {gate.name: gate for gate in judge(replace(GOOD, **changes), NumericType.int8, CONFIG)}
+def applied(**changes: Any) -> dict[str, Gate]:
+    return {
+        gate.name: gate for gate in apply_gates(replace(GOOD, **changes), NumericType.int8, CONFIG)
+    }
 
 
 def test_every_gate_and_the_setting_it_comes_from() -> None:
     seen = [
         (g.name, g.threshold, g.observed, g.relative_to, g.setting)
-        for g in judge(GOOD, NumericType.int8, CONFIG)
+        for g in apply_gates(GOOD, NumericType.int8, CONFIG)
     ]
     root = "validate.gates."
     assert seen == [
@@ -63,7 +65,7 @@ def test_every_gate_and_the_setting_it_comes_from() -> None:
         ("published.tasks.sts", -1, -0.5, "published", f"{root}published.tasks"),
         ("published.speed", 0.9, 1.05, "published", f"{root}published.speed"),
     ]
-    assert all(gate.passed for gate in judge(GOOD, NumericType.int8, CONFIG))
+    assert all(gate.passed for gate in apply_gates(GOOD, NumericType.int8, CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -86,24 +88,24 @@ def test_every_gate_and_the_setting_it_comes_from() -> None:
     ],
 )
 def test_one_bad_figure_fails_its_gate_only(name: str, changes: dict[str, Any]) -> None:
-    assert [gate.name for gate in judged(**changes).values() if not gate.passed] == [name]
+    assert [gate.name for gate in applied(**changes).values() if not gate.passed] == [name]
 
 
 def test_a_slow_median_passes_while_the_interval_reaches_the_threshold() -> None:
-    assert judged(speed=Speedup(median=0.8, ci95=(0.6, 1.0)))["speed"].passed
+    assert applied(speed=Speedup(median=0.8, ci95=(0.6, 1.0)))["speed"].passed
 
 
 def test_what_was_not_measured_has_no_gate() -> None:
-    names = set(judged(cosine_p1=None, tasks={}, invariance={}, speed=None, published=None))
+    names = set(applied(cosine_p1=None, tasks={}, invariance={}, speed=None, published=None))
     assert names == {"cosine.mean", "vectors.finite", "vectors.nonzero"}
 
 
 def test_null_and_a_type_without_a_threshold_turn_a_gate_off() -> None:
-    names = [gate.name for gate in judge(GOOD, NumericType.fp32, CONFIG)]
+    names = [gate.name for gate in apply_gates(GOOD, NumericType.fp32, CONFIG)]
     assert names[0] == "cosine.mean"
     assert not {"cosine.p1", "tasks.sts", "invariance.batch", "speed"} & set(names)
     off = replace(CONFIG, vectors_finite=None, published=PublishedGatesConfig())
-    assert [gate.name for gate in judge(GOOD, NumericType.fp32, off)] == [
+    assert [gate.name for gate in apply_gates(GOOD, NumericType.fp32, off)] == [
         "cosine.mean",
         "vectors.nonzero",
     ]

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import GatesConfig, GridConfig, ValidateConfig
 from pipeline.contracts import Engine, Profile, SourceModel
 from pipeline.errors import ConfigError
-from pipeline.measure.setting import choose_timed_text
+from pipeline.measure.bench import choose_timed_text
 from pipeline.measure.settings import check_validate
 from pipeline.text.tokens import Tokenizer
 

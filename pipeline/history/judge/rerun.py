@@ -115,7 +115,7 @@ def _repetition(job: RerunJob, older: Path) -> Speedup:
 
     from pipeline.config import DatasetConfig, DatasetFormat
     from pipeline.measure.speed.intervals import compare
-    from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
+    from pipeline.measure.speed.rounds import RoundLimits, encoder_pass, time_rounds
     from pipeline.runtime import load
     from pipeline.text.datasets import load_dataset, spread
     from pipeline.text.tokens import by_length
@@ -133,11 +133,11 @@ def _repetition(job: RerunJob, older: Path) -> Speedup:
     for encoder in (new, old):
         if not np.isfinite(encoder.engine.encode(batches[-1])).all():
             raise ValueError("it returns something else than vectors")
-    limits = Limits(
+    limits = RoundLimits(
         min_rounds=MIN_ROUNDS, max_rounds=MAX_ROUNDS, narrow=NARROW, budget_s=job.budget_s
     )
     times = time_rounds(
-        [encoder_side(old.engine, batches), encoder_side(new.engine, batches)], limits
+        [encoder_pass(old.engine, batches), encoder_pass(new.engine, batches)], limits
     )
     return compare(times[:, 0], times[:, 1])
 

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.engines import Encoder
 from pipeline.errors import MeasureError
 from pipeline.measure.speed.intervals import LEAST_ROUNDS, Speedup, compare
-from pipeline.measure.speed.rounds import Limits, Side, time_rounds
+from pipeline.measure.speed.rounds import Pass, RoundLimits, time_rounds
+from pipeline.measure.speed.side import Side
 from pipeline.text.tokens import TokenBatch, TokenRow
 from pipeline.vectors import DoubleArray
 
@@ -50,14 +51,6 @@ class GridCell:
     skipped: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GridSide:
-    """An encoder, and whether it takes a batch of so many rows and tokens (None: any)."""
-
-    encoder: Encoder
-    takes: Callable[[int, int], bool] | None = None
-
-
 def grid_shapes(
     batches: Sequence[int], sequences: Sequence[int], max_length: int
 ) -> list[tuple[int, int]]:
@@ -68,7 +61,7 @@ def grid_shapes(
 
 def measure_grid(
     reference: Encoder,
-    sides: Sequence[GridSide],
+    sides: Sequence[Side],
     rows: Sequence[TokenRow],
     shapes: Sequence[tuple[int, int]],
     *,
@@ -93,7 +86,7 @@ def measure_grid(
         reason = NO_TIME if late else ""
         if takers and not late:
             encoders = [reference, *(sides[i].encoder for i in takers)]
-            limits = Limits(
+            limits = RoundLimits(
                 min_rounds=LEAST_ROUNDS,
                 max_rounds=_MOST_ROUNDS,
                 narrow=narrow,
@@ -129,7 +122,7 @@ def full_batch(rows: Sequence[TokenRow], batch: int, sequence: int) -> TokenBatc
 
 
 def _time_cell(
-    encoders: Sequence[Encoder], batch: TokenBatch, limits: Limits, seed: int | None
+    encoders: Sequence[Encoder], batch: TokenBatch, limits: RoundLimits, seed: int | None
 ) -> DoubleArray:
     """Return the seconds of one batch, ``[rounds, encoders]``."""
     first = TokenBatch(
@@ -139,13 +132,13 @@ def _time_cell(
     )
     fastest = min(_seconds(encoder, batch) for encoder in encoders)
     repeats = max(1, math.ceil(_LEAST_PASS_S / max(fastest, 1e-6)))
-    sides = [
-        Side(
+    passes = [
+        Pass(
             work=partial(_repeat, encoder, batch, repeats), wake=partial(_repeat, encoder, first, 1)
         )
         for encoder in encoders
     ]
-    return time_rounds(sides, limits, seed=seed) / repeats
+    return time_rounds(passes, limits, seed=seed) / repeats
 
 
 def _repeat(encoder: Encoder, batch: TokenBatch, times: int) -> None:

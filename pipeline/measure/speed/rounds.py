@@ -24,15 +24,15 @@ _LOOK_AGAIN = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """What is timed: ``work`` is one pass, ``wake`` a short one whose time does not count."""
+class Pass:
+    """One side's work in a round: ``work`` is timed, ``wake`` is short and does not count."""
 
     work: Callable[[], object]
     wake: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RoundLimits:
     """When rounds end: intervals narrower than ``narrow`` (share of the ratio), or a limit.
 
     ``wake_s`` is how long a side runs untimed before each pass.
@@ -45,17 +45,19 @@ class Limits:
     wake_s: float = WAKE_S
 
 
-def encoder_side(encoder: Encoder, batches: Sequence[TokenBatch]) -> Side:
-    """Return an encoder's side over token batches; it wakes with the last, the shortest one."""
+def encoder_pass(encoder: Encoder, batches: Sequence[TokenBatch]) -> Pass:
+    """Return an encoder's pass over token batches; it wakes with the last, the shortest one."""
 
     def work() -> None:
         for batch in batches:
             encoder.encode(batch)
 
-    return Side(work=work, wake=lambda: encoder.encode(batches[-1]))
+    return Pass(work=work, wake=lambda: encoder.encode(batches[-1]))
 
 
-def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = None) -> DoubleArray:
+def time_rounds(
+    passes: Sequence[Pass], limits: RoundLimits, *, seed: int | None = None
+) -> DoubleArray:
     """Return the seconds of each pass, ``[rounds, sides]``; the first side is the reference.
 
     Each side makes one pass as a warm-up. Before a timed pass it runs short ones for
@@ -68,8 +70,8 @@ def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = Non
     """
     random = np.random.default_rng(seed)
     started = time.perf_counter()
-    for side in sides:
-        side.work()
+    for one in passes:
+        one.work()
     warm = time.perf_counter()
     rounds: list[list[float]] = []
     look = max(limits.min_rounds, LEAST_ROUNDS)
@@ -82,20 +84,20 @@ def time_rounds(sides: Sequence[Side], limits: Limits, *, seed: int | None = Non
             if _is_narrow(np.array(rounds), limits.narrow):
                 break
             look = math.ceil(look * _LOOK_AGAIN)
-        seconds = [0.0] * len(sides)
-        for i in random.permutation(len(sides)):
-            seconds[i] = _time_pass(sides[i], limits.wake_s)
+        seconds = [0.0] * len(passes)
+        for i in random.permutation(len(passes)):
+            seconds[i] = _time_pass(passes[i], limits.wake_s)
         rounds.append(seconds)
     return np.array(rounds)
 
 
-def _time_pass(side: Side, wake_s: float) -> float:
+def _time_pass(one: Pass, wake_s: float) -> float:
     awake = time.perf_counter() + wake_s
-    side.wake()
+    one.wake()
     while time.perf_counter() < awake:
-        side.wake()
+        one.wake()
     start = time.perf_counter()
-    side.work()
+    one.work()
     return time.perf_counter() - start
 
 

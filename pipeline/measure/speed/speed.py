@@ -1,15 +1,16 @@
 """All timing of a run within one budget: rounds of everything, text to vectors, latency, grid."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import ValidateConfig
 from pipeline.engines import Encoder
-from pipeline.measure.speed.grid import GridCell, GridSide, grid_shapes, measure_grid
+from pipeline.measure.speed.grid import GridCell, grid_shapes, measure_grid
 from pipeline.measure.speed.intervals import Speedup, compare
 from pipeline.measure.speed.latency import Latency, measure_latencies
-from pipeline.measure.speed.rounds import Limits, Side, encoder_side, time_rounds
+from pipeline.measure.speed.rounds import Pass, RoundLimits, encoder_pass, time_rounds
+from pipeline.measure.speed.side import Side
 from pipeline.measure.speed.throughput import (
     TextThroughput,
     Throughput,
@@ -34,16 +35,6 @@ class TimedText:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
-    """An encoder of tokens and of texts, the grid cells it takes, and its published predecessor."""
-
-    encoder: Encoder
-    encode_texts: Callable[[Sequence[str]], object]
-    takes: Callable[[int, int], bool] | None = None
-    previous: Encoder | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSpeed:
     """One artifact's timing, and its ratios to the baselines and to its predecessor."""
 
@@ -52,7 +43,7 @@ class ArtifactSpeed:
     latency: Latency
     grid: Sequence[GridCell]
     over_baseline: Mapping[str, Speedup]
-    over_previous: Speedup | None
+    over_predecessor: Speedup | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +56,8 @@ class Speed:
 
 
 def measure_speed(
-    reference: Contestant,
-    artifacts: Sequence[Contestant],
+    reference: Side,
+    artifacts: Sequence[Side],
     baselines: Mapping[str, Encoder],
     text: TimedText,
     config: ValidateConfig,
@@ -79,17 +70,19 @@ def measure_speed(
     def share(part: float) -> float:
         return part * max(0.0, deadline - time.perf_counter())
 
-    contestants = [reference, *artifacts]
-    encoders = [contestant.encoder for contestant in contestants]
-    previous = [artifact.previous for artifact in artifacts if artifact.previous is not None]
-    everyone = [*encoders, *baselines.values(), *previous]
+    sides = [reference, *artifacts]
+    encoders = [side.encoder for side in sides]
+    predecessors = [
+        artifact.predecessor for artifact in artifacts if artifact.predecessor is not None
+    ]
+    everyone = [*encoders, *baselines.values(), *predecessors]
     times = time_rounds(
-        [encoder_side(encoder, text.batches) for encoder in everyone],
+        [encoder_pass(encoder, text.batches) for encoder in everyone],
         _limits(config, share(ROUNDS_SHARE)),
     )
     column = {id(encoder): i for i, encoder in enumerate(everyone)}
     text_times = time_rounds(
-        [_text_side(contestant, text.texts) for contestant in contestants],
+        [_text_pass(side, text.texts) for side in sides],
         _limits(config, share(TEXT_SHARE)),
     )
     latencies = measure_latencies(
@@ -97,14 +90,14 @@ def measure_speed(
     )
     grids = measure_grid(
         reference.encoder,
-        [GridSide(encoder=artifact.encoder, takes=artifact.takes) for artifact in artifacts],
+        artifacts,
         text.rows,
         grid_shapes(config.grid.batch, config.grid.sequence, text.max_length),
         narrow=config.narrow,
         budget_s=share(1),
     )
 
-    def over(rival: Encoder, artifact: Contestant) -> Speedup:
+    def over(rival: Encoder, artifact: Side) -> Speedup:
         return compare(times[:, column[id(rival)]], times[:, column[id(artifact.encoder)]])
 
     return Speed(
@@ -115,7 +108,9 @@ def measure_speed(
                 latency=latencies[i],
                 grid=grids[i - 1],
                 over_baseline={name: over(rival, artifact) for name, rival in baselines.items()},
-                over_previous=over(artifact.previous, artifact) if artifact.previous else None,
+                over_predecessor=over(artifact.predecessor, artifact)
+                if artifact.predecessor
+                else None,
             )
             for i, artifact in enumerate(artifacts, start=1)
         ],
@@ -127,8 +122,8 @@ def measure_speed(
     )
 
 
-def _limits(config: ValidateConfig, budget_s: float) -> Limits:
-    return Limits(
+def _limits(config: ValidateConfig, budget_s: float) -> RoundLimits:
+    return RoundLimits(
         min_rounds=config.min_rounds,
         max_rounds=config.max_rounds,
         narrow=config.narrow,
@@ -136,8 +131,7 @@ def _limits(config: ValidateConfig, budget_s: float) -> Limits:
     )
 
 
-def _text_side(contestant: Contestant, texts: Sequence[str]) -> Side:
-    return Side(
-        work=lambda: contestant.encode_texts(texts),
-        wake=lambda: contestant.encode_texts(texts[:1]),
-    )
+def _text_pass(side: Side, texts: Sequence[str]) -> Pass:
+    encode = side.encode_texts
+    assert encode is not None
+    return Pass(work=lambda: encode(texts), wake=lambda: encode(texts[:1]))

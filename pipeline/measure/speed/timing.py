@@ -13,8 +13,9 @@ from pipeline.engines.torch import TorchEncoder
 from pipeline.measure.results import BaselineResult
 from pipeline.measure.speed.baselines import open_baselines
 from pipeline.measure.speed.cold import REFERENCE, Cold, ColdJob, measure_cold
-from pipeline.measure.speed.previous import Previous, open_previous
-from pipeline.measure.speed.speed import Contestant, Speed, TimedText, measure_speed
+from pipeline.measure.speed.predecessor import Predecessor, open_predecessors
+from pipeline.measure.speed.side import Side
+from pipeline.measure.speed.speed import Speed, TimedText, measure_speed
 from pipeline.runtime.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Timing:
     cold: Sequence[Cold | None]
     reference_cold: Cold | None
     baselines: tuple[BaselineResult, ...]
-    previous: Mapping[str, Previous]
+    predecessors: Mapping[str, Predecessor]
     gpu_clocks: Sequence[Mapping[str, float]]
 
 
@@ -75,17 +76,17 @@ def time_artifacts(
         config.baselines, source, fp32, device=reference.device, trial=text.batches[-1]
     )
     names = [artifact.name for artifact in artifacts]
-    previous = open_previous(published, names, dataset_sha256, text.batches[-1])
+    predecessors = open_predecessors(published, names, dataset_sha256, text.batches[-1])
     clocks = [gpu_clocks()]
     batch_size = min(config.batch_size, -(-len(text.texts) // TEXT_BATCHES))
     speed = measure_speed(
-        Contestant(
+        Side(
             encoder=reference,
             encode_texts=lambda texts: reference.model.encode(
                 list(texts), batch_size=batch_size, show_progress_bar=False
             ),
         ),
-        [_contestant(artifact, previous, batch_size) for artifact in artifacts],
+        [_side(artifact, predecessors, batch_size) for artifact in artifacts],
         {name.value: encoder for name, encoder in opened.items()},
         text,
         config,
@@ -111,20 +112,18 @@ def time_artifacts(
             ),
             *(BaselineResult(name=name, reason=reason) for name, reason in reasons.items()),
         ),
-        previous=previous,
+        predecessors=predecessors,
         gpu_clocks=[sample for sample in clocks if sample is not None],
     )
 
 
-def _contestant(
-    artifact: Artifact, previous: Mapping[str, Previous], batch_size: int
-) -> Contestant:
-    before = previous.get(artifact.name)
-    return Contestant(
+def _side(artifact: Artifact, predecessors: Mapping[str, Predecessor], batch_size: int) -> Side:
+    before = predecessors.get(artifact.name)
+    return Side(
         encoder=artifact.text.engine,
         encode_texts=lambda texts: artifact.text.encode(texts, batch_size),
         takes=artifact.takes,
-        previous=before.encoder if before else None,
+        predecessor=before.encoder if before else None,
     )
 
 

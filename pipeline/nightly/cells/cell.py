@@ -121,7 +121,7 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
             grace_s=cell.grace_s,
             is_stopped=lambda: stopping.signal is not None,
         )
-    ended = judge(begun, ending, log.read_log(directory / LOG_FILE), cell.timeout_s)
+    ended = final_status(begun, ending, log.read_log(directory / LOG_FILE), cell.timeout_s)
     ended = replace(
         ended,
         seconds=round(time.monotonic() - clock, 1),
@@ -134,7 +134,7 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
     return ended
 
 
-def judge(begun: Status, ending: Ending, text: str, timeout_s: float) -> Status:
+def final_status(begun: Status, ending: Ending, text: str, timeout_s: float) -> Status:
     """Return what the ending of a command and its log come to; the stage only where it failed."""
     stage = log.last_stage(text)
     status = replace(begun, exit_code=ending.code if ending.code >= 0 else None, stage=stage)

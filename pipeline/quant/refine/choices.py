@@ -33,7 +33,7 @@ def refine(
     config: PrecisionConfig,
     text: Calibration,
 ) -> Refined:
-    """Reconstruct and search, as far as asked for, both judged on the text held back.
+    """Reconstruct and search, as far as asked for, both measured on the text held back.
 
     Reconstruction changes ``quantized``.
 
@@ -46,23 +46,23 @@ def refine(
         return Refined(int8=names, losses={}, measured={})
     from pipeline.quant.refine.reconstruction import reconstruct
     from pipeline.quant.refine.sensitivity import cosine_losses, search
-    from pipeline.quant.refine.simulation import Judge, Simulation
+    from pipeline.quant.refine.simulation import HeldBack, Simulation
 
     simulation = Simulation(graph, quantized, attention)
     rows = spread(text.held, _JUDGED_ROWS)
-    judge = Judge(
+    held_back = HeldBack(
         simulation, [text.tokenizer.pad([rows[i] for i in ix]) for ix in by_length(rows, 32)]
     )
     measured: dict[str, Any] = {}
     if steps:
-        before, after = reconstruct(simulation, text.fitted, judge, text.tokenizer, steps)
+        before, after = reconstruct(simulation, text.fitted, held_back, text.tokenizer, steps)
         measured["reconstruction"] = {
             "steps": steps,
             "held_back_cosine_mean": {"before": before, "after": after},
         }
     if target is None:
         return Refined(int8=names, losses={}, measured=measured)
-    losses = cosine_losses(judge, names)
-    int8, reached = search(judge, losses, target)
+    losses = cosine_losses(held_back, names)
+    int8, reached = search(held_back, losses, target)
     measured["target"] = {"cosine_mean": target, "held_back_cosine_mean": reached}
     return Refined(int8=int8, losses=losses, measured=measured)

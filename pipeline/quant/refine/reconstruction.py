@@ -15,7 +15,7 @@ import torch
 
 from pipeline.progress import track
 from pipeline.quant.calibrate.spans import cut_span
-from pipeline.quant.refine.simulation import Judge, Simulation
+from pipeline.quant.refine.simulation import HeldBack, Simulation
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _CHECKS = 4
 def reconstruct(
     simulation: Simulation,
     rows: Sequence[TokenRow],
-    judge: Judge,
+    held_back: HeldBack,
     tokenizer: Tokenizer,
     steps: int,
 ) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def reconstruct(
         foreach=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    before = best = judge.mean_cosine(everything)
+    before = best = held_back.mean_cosine(everything)
     batches = crops(rows, tokenizer, steps)
     for step, batch in enumerate(track(batches, "reconstruct", total=steps), start=1):
         loss = _loss(simulation, batch)
@@ -66,7 +66,7 @@ def reconstruct(
         schedule.step()
         if step % max(1, steps // _CHECKS) and step != steps:
             continue
-        now = judge.mean_cosine(everything)
+        now = held_back.mean_cosine(everything)
         log.info("reconstruct: step %d, held-back mean cosine %.6f (was %.6f)", step, now, before)
         if now > best:
             best = now

@@ -9,21 +9,21 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from pipeline.progress import track
-from pipeline.quant.refine.simulation import Judge
+from pipeline.quant.refine.simulation import HeldBack
 
 log = logging.getLogger(__name__)
 
 
-def cosine_losses(judge: Judge, names: Sequence[str]) -> Mapping[str, float]:
+def cosine_losses(held_back: HeldBack, names: Sequence[str]) -> Mapping[str, float]:
     """Return what each GEMM costs: 1 - mean cosine with it alone in int8."""
     return {
-        name: 1 - judge.mean_cosine([name])
+        name: 1 - held_back.mean_cosine([name])
         for name in track(names, "sensitivity", total=len(names))
     }
 
 
 def search(
-    judge: Judge, losses: Mapping[str, float], target: float
+    held_back: HeldBack, losses: Mapping[str, float], target: float
 ) -> tuple[frozenset[str], float]:
     """Return the GEMMs to keep in int8 so that the mean cosine is at least ``target``, and it.
 
@@ -33,7 +33,7 @@ def search(
     ranked = sorted(losses, key=lambda name: -losses[name])
 
     def cosine(left_out: Sequence[str]) -> float:
-        return judge.mean_cosine(set(ranked) - set(left_out))
+        return held_back.mean_cosine(set(ranked) - set(left_out))
 
     low, high = 0, len(ranked)  # leaving ``high`` out always meets the target: that is fp32
     while low < high:

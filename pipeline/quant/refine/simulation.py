@@ -84,7 +84,7 @@ class Simulation:
         }
 
 
-class Judge:
+class HeldBack:
     """Held-back text with its fp32 embeddings, computed once."""
 
     def __init__(self, simulation: Simulation, batches: Sequence[TokenBatch]) -> None:

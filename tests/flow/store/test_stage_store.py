@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, TensorSpec, sha256_file
-from pipeline.flow.store.store import Limits, StageStore
+from pipeline.flow.store.stage_store import StageStore, StoreLimits
 
 PARTS = {"code": "1", "calibration text": "a", "versions": "x"}
 SHAPE = (TensorSpec(name="input_ids", dtype="int64", shape=("batch", 3)),)
@@ -308,7 +308,7 @@ def test_a_read_only_store_can_be_read_and_is_not_written(
     assert not cached
     (warning,) = warnings_of(caplog)
     assert "Read-only file system: this run goes on without it (cache.directory" in warning
-    StageStore(root).collect(Limits(age_s=0))
+    StageStore(root).collect(StoreLimits(age_s=0))
 
 
 def test_a_store_that_is_no_directory(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,7 +341,7 @@ def test_the_least_recently_used_goes_first(runs: Runs) -> None:
     for age, name in enumerate(["now", "day", "old"]):
         add(runs, name, now - 86400 * age, size=30_000)
     runs(Stage(b"old" * 10_000), PARTS | {"code": "old"})  # used again
-    StageStore(runs.root).collect(Limits(bytes=70_000))
+    StageStore(runs.root).collect(StoreLimits(bytes=70_000))
     assert kept(runs) == {"now", "old"}
     assert list(runs.root.glob("export/*.tmp")) == []
     assert len(list(runs.root.glob("export/*.lock"))) == 2
@@ -351,16 +351,16 @@ def test_what_was_not_used_for_long_goes(runs: Runs) -> None:
     now = time.time()
     add(runs, "new", now - 10)
     add(runs, "old", now - 1000)
-    StageStore(runs.root).collect(Limits(age_s=500))
+    StageStore(runs.root).collect(StoreLimits(age_s=500))
     assert kept(runs) == {"new"}
-    StageStore(runs.root).collect(Limits())
+    StageStore(runs.root).collect(StoreLimits())
     assert kept(runs) == {"new"}
 
 
 def test_a_time_in_the_future_is_now(runs: Runs) -> None:
     """Another machine's clock may be ahead."""
     add(runs, "ahead", time.time() + 5000)
-    StageStore(runs.root).collect(Limits(age_s=500))
+    StageStore(runs.root).collect(StoreLimits(age_s=500))
     assert kept(runs) == {"ahead"}
     _, cached = runs(Stage(b"ahead" * 200), PARTS | {"code": "ahead"})
     assert cached
@@ -371,7 +371,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(runs: Runs) -> No
     for name in ("dead", "living"):
         (runs.root / "export" / f"{name}.tmp").mkdir()
     with FileLock(runs.root / "export" / "living.lock"):
-        thread = threading.Thread(target=StageStore(runs.root).collect, args=(Limits(),))
+        thread = threading.Thread(target=StageStore(runs.root).collect, args=(StoreLimits(),))
         thread.start()
         thread.join()
     assert {path.name for path in runs.root.glob("export/*.tmp")} == {"living.tmp"}
@@ -381,7 +381,9 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(runs: Runs) -> No
 def test_an_entry_in_the_making_is_not_collected(runs: Runs) -> None:
     add(runs, "x", 0)
     with FileLock(f"{runs.entry()}.lock"):
-        thread = threading.Thread(target=StageStore(runs.root).collect, args=(Limits(age_s=1),))
+        thread = threading.Thread(
+            target=StageStore(runs.root).collect, args=(StoreLimits(age_s=1),)
+        )
         thread.start()
         thread.join()
     assert kept(runs) == {"x"}
@@ -393,7 +395,9 @@ def test_what_is_on_its_way_in_is_no_entry(runs: Runs) -> None:
     entry = runs.entry()
     entry.rename(entry.with_name("living.tmp"))
     with FileLock(entry.with_name("living.lock")):
-        thread = threading.Thread(target=StageStore(runs.root).collect, args=(Limits(age_s=1),))
+        thread = threading.Thread(
+            target=StageStore(runs.root).collect, args=(StoreLimits(age_s=1),)
+        )
         thread.start()
         thread.join()
     assert (entry.with_name("living.tmp") / "entry.json").is_file()

@@ -12,10 +12,10 @@ from pipeline.measure.speed.grid import (
     NO_PROFILE,
     NO_TIME,
     GridCell,
-    GridSide,
     grid_shapes,
     measure_grid,
 )
+from pipeline.measure.speed.side import Side
 from pipeline.text.tokens import TokenBatch, TokenRow
 
 ROWS = [
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def measure(
     reference: PerToken,
-    *sides: GridSide,
+    *sides: Side,
     shapes: Sequence[tuple[int, int]],
     budget_s: float = 1e9,
 ) -> list[list[GridCell]]:
@@ -68,7 +68,7 @@ def test_shapes_end_at_the_models_limit() -> None:
 
 def test_a_cell_is_one_batch_whatever_a_pass_repeats(clock: Clock) -> None:
     # 8 tokens take 8 and 4 microseconds: far less than a pass lasts.
-    side = GridSide(encoder=PerToken(clock, 5e-7))
+    side = Side(encoder=PerToken(clock, 5e-7))
     ((cell,),) = measure(PerToken(clock, 1e-6), side, shapes=[(2, 4)])
     assert (cell.batch, cell.sequence, cell.skipped) == (2, 4, None)
     assert cell.timing is not None
@@ -81,7 +81,7 @@ def test_a_cell_is_one_batch_whatever_a_pass_repeats(clock: Clock) -> None:
 
 def test_rows_are_full_of_the_texts_own_tokens(clock: Clock) -> None:
     reference = PerToken(clock, 1.0)
-    measure(reference, GridSide(encoder=PerToken(clock, 1.0)), shapes=[(2, 5)])
+    measure(reference, Side(encoder=PerToken(clock, 1.0)), shapes=[(2, 5)])
     batch = reference.seen[0]
     assert batch.input_ids.tolist() == [[101, 7, 8, 102, 101], [9, 102, 101, 7, 8]]
     assert batch.token_type_ids.tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
@@ -90,7 +90,7 @@ def test_rows_are_full_of_the_texts_own_tokens(clock: Clock) -> None:
 
 def test_cheap_cells_come_first_and_the_rest_says_why_not(clock: Clock) -> None:
     # A token takes 2 s of both sides: 4 tokens in 6 rounds and a warm-up, some 56 s.
-    side = GridSide(encoder=PerToken(clock, 1.0))
+    side = Side(encoder=PerToken(clock, 1.0))
     shapes = [(1, 100), (1, 4), (2, 4), (2, 100)]
     (cells,) = measure(PerToken(clock, 1.0), side, shapes=shapes, budget_s=400)
     assert [(cell.batch, cell.sequence) for cell in cells] == shapes
@@ -98,17 +98,17 @@ def test_cheap_cells_come_first_and_the_rest_says_why_not(clock: Clock) -> None:
 
 
 def test_no_budget_no_cell(clock: Clock) -> None:
-    side = GridSide(encoder=PerToken(clock, 1.0))
+    side = Side(encoder=PerToken(clock, 1.0))
     (cells,) = measure(PerToken(clock, 1.0), side, shapes=[(1, 4)], budget_s=0)
     assert cells == [GridCell(batch=1, sequence=4, skipped=NO_TIME)]
     assert clock.now == 0
 
 
 def test_cells_outside_every_profile(clock: Clock) -> None:
-    plan = GridSide(
+    plan = Side(
         encoder=PerToken(clock, 1.0, limit=8), takes=lambda batch, sequence: batch * sequence <= 8
     )
-    free = GridSide(encoder=PerToken(clock, 0.5))
+    free = Side(encoder=PerToken(clock, 0.5))
     of_plan, of_free = measure(PerToken(clock, 1.0), plan, free, shapes=[(1, 8), (2, 8)])
     assert [cell.skipped for cell in of_plan] == [None, NO_PROFILE]
     assert [cell.skipped for cell in of_free] == [None, None]
@@ -117,6 +117,6 @@ def test_cells_outside_every_profile(clock: Clock) -> None:
 
 
 def test_a_cell_that_fails_says_so_and_the_run_goes_on(clock: Clock) -> None:
-    side = GridSide(encoder=PerToken(clock, 1.0, limit=8))
+    side = Side(encoder=PerToken(clock, 1.0, limit=8))
     (cells,) = measure(PerToken(clock, 1.0), side, shapes=[(2, 8), (1, 8)])
     assert [cell.skipped for cell in cells] == ["failed: out of memory", None]

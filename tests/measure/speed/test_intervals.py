@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from pipeline.measure.speed.intervals import LEAST_ROUNDS, Speedup, compare
-from pipeline.measure.speed.rounds import Limits, Side, time_rounds
+from pipeline.measure.speed.rounds import Pass, RoundLimits, time_rounds
 from pipeline.vectors import DoubleArray
 
 
@@ -96,16 +96,16 @@ def rerun(seed: int, monkeypatch: pytest.MonkeyPatch, *, slower: float) -> Speed
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     slowdown = iter(busy_machine(10_000, np.random.default_rng(seed)))
 
-    def side(seconds: float) -> Side:
+    def side(seconds: float) -> Pass:
         def work() -> None:
             now[0] += seconds * next(slowdown)
 
         def wake() -> None:
             now[0] += 0.06
 
-        return Side(work=work, wake=wake)
+        return Pass(work=work, wake=wake)
 
-    limits = Limits(min_rounds=8, max_rounds=60, narrow=0.04, budget_s=40.0)
+    limits = RoundLimits(min_rounds=8, max_rounds=60, narrow=0.04, budget_s=40.0)
     times = time_rounds([side(0.5), side(0.5 * slower)], limits, seed=seed)
     return compare(times[:, 0], times[:, 1])
 

@@ -7,7 +7,7 @@ import pytest
 from clock import Clock, FakeEncoder, install, make_batches
 
 from pipeline.measure.speed.intervals import compare
-from pipeline.measure.speed.rounds import Limits, encoder_side, time_rounds
+from pipeline.measure.speed.rounds import RoundLimits, encoder_pass, time_rounds
 from pipeline.measure.speed.throughput import text_throughput, throughput
 from pipeline.text.tokens import TokenBatch
 from pipeline.vectors import DoubleArray
@@ -26,8 +26,10 @@ def run(
     max_rounds: int = 40,
     budget_s: float = 1e9,
 ) -> DoubleArray:
-    limits = Limits(min_rounds=min_rounds, max_rounds=max_rounds, narrow=0.05, budget_s=budget_s)
-    return time_rounds([encoder_side(e, batches) for e in encoders], limits, seed=0)
+    limits = RoundLimits(
+        min_rounds=min_rounds, max_rounds=max_rounds, narrow=0.05, budget_s=budget_s
+    )
+    return time_rounds([encoder_pass(e, batches) for e in encoders], limits, seed=0)
 
 
 def test_twice_as_fast_is_a_speedup_of_two(clock: Clock) -> None:

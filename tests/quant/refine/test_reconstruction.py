@@ -13,7 +13,7 @@ from pipeline.config import Exporter, NumericType, PrecisionConfig, Rounding, Ta
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.quant.refine import reconstruction
 from pipeline.quant.refine.reconstruction import crops, reconstruct
-from pipeline.quant.refine.simulation import Judge, Simulation
+from pipeline.quant.refine.simulation import HeldBack, Simulation
 from pipeline.stages.quantize import quantize
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 from pipeline.vectors import row_cosines
@@ -65,39 +65,39 @@ def batch(prepared: Prepared, evaluation_texts: Sequence[str]) -> TokenBatch:
 
 
 @pytest.fixture
-def judge(prepared: Prepared, batch: TokenBatch) -> Judge:
-    return Judge(prepared.simulation, [batch])
+def held_back(prepared: Prepared, batch: TokenBatch) -> HeldBack:
+    return HeldBack(prepared.simulation, [batch])
 
 
 def integers(prepared: Prepared) -> list[list[int]]:
     return [part.integers.ravel().tolist() for group in prepared.groups for part in group.gemms]
 
 
-def run(prepared: Prepared, judge: Judge, steps: int = STEPS) -> tuple[float, float]:
-    return reconstruct(prepared.simulation, prepared.rows, judge, prepared.tokenizer, steps)
+def run(prepared: Prepared, held_back: HeldBack, steps: int = STEPS) -> tuple[float, float]:
+    return reconstruct(prepared.simulation, prepared.rows, held_back, prepared.tokenizer, steps)
 
 
-def judge_anew(prepared: Prepared, batch: TokenBatch) -> float:
+def measure_anew(prepared: Prepared, batch: TokenBatch) -> float:
     """Return what is stored in the groups gives, in a simulation of its own."""
     simulation = Simulation(prepared.graph.graph, prepared.groups)
-    return Judge(simulation, [batch]).mean_cosine(simulation.gemms)
+    return HeldBack(simulation, [batch]).mean_cosine(simulation.gemms)
 
 
 def test_the_loss_on_other_text_shrinks(
     prepared: Prepared,
-    judge: Judge,
+    held_back: HeldBack,
     batch: TokenBatch,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rates = {"weights": 2e-2, "biases": 1e-3, "steps": 1e-3}  # there are few steps
     monkeypatch.setattr(reconstruction, "_LEARNING_RATES", rates)
-    start = judge.mean_cosine(prepared.simulation.gemms)
+    start = held_back.mean_cosine(prepared.simulation.gemms)
     exact = prepared.simulation.embed(batch).numpy()
-    before, after = run(prepared, judge)
+    before, after = run(prepared, held_back)
     assert before == pytest.approx(start, abs=1e-7)
     assert 1 - after < 0.85 * (1 - before)
-    assert judge_anew(prepared, batch) == pytest.approx(after, abs=1e-6)
+    assert measure_anew(prepared, batch) == pytest.approx(after, abs=1e-6)
     prepared.write(prepared.simulation.gemms, tmp_path / "int8.onnx")
     written = run_unoptimized(tmp_path / "int8.onnx", batch)
     assert row_cosines(exact, written).mean() == pytest.approx(after, abs=0.1 * (1 - after))
@@ -105,7 +105,7 @@ def test_the_loss_on_other_text_shrinks(
 
 @pytest.mark.parametrize(("what", "rate"), [("weights", 0.04), ("biases", 1e-3), ("steps", 2e-3)])
 def test_each_kind_of_parameter_is_trained(
-    what: str, rate: float, prepared: Prepared, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    what: str, rate: float, prepared: Prepared, held_back: HeldBack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {"weights": 0.0, "biases": 0.0, "steps": 0.0} | {what: rate}
     monkeypatch.setattr(reconstruction, "_LEARNING_RATES", rates)
@@ -119,14 +119,14 @@ def test_each_kind_of_parameter_is_trained(
         }
 
     untouched = stored()
-    before, after = run(prepared, judge)
+    before, after = run(prepared, held_back)
     assert after > before
     assert {name for name, value in stored().items() if value != untouched[name]} == {what}
 
 
 def test_nothing_worse_than_the_start_is_stored(
     prepared: Prepared,
-    judge: Judge,
+    held_back: HeldBack,
     batch: TokenBatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -135,22 +135,22 @@ def test_nothing_worse_than_the_start_is_stored(
     )
     untouched = integers(prepared)
     steps = [group.step for group in prepared.groups]
-    before, after = run(prepared, judge, 8)
+    before, after = run(prepared, held_back, 8)
     assert after == before
     assert integers(prepared) == untouched
     assert [group.step for group in prepared.groups] == steps
-    assert judge_anew(prepared, batch) == pytest.approx(before, abs=1e-6)
+    assert measure_anew(prepared, batch) == pytest.approx(before, abs=1e-6)
 
 
 def test_afterwards_the_simulation_is_of_what_was_stored(
-    prepared: Prepared, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, held_back: HeldBack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not of where the last step led: the search for GEMMs to leave out goes on with it."""
     monkeypatch.setattr(
         reconstruction, "_LEARNING_RATES", {"weights": 10.0, "biases": 1.0, "steps": 1.0}
     )
-    _, after = run(prepared, judge, 8)
-    assert judge.mean_cosine(prepared.simulation.gemms) == pytest.approx(after, abs=1e-6)
+    _, after = run(prepared, held_back, 8)
+    assert held_back.mean_cosine(prepared.simulation.gemms) == pytest.approx(after, abs=1e-6)
 
 
 def test_the_stage_reports_it_and_gives_the_same_bytes_again(

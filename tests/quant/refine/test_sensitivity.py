@@ -16,7 +16,7 @@ from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import constant, load_graph
 from pipeline.quant.refine.sensitivity import cosine_losses, search
-from pipeline.quant.refine.simulation import Judge
+from pipeline.quant.refine.simulation import HeldBack
 from pipeline.stages.quantize import quantize
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import Tokenizer
@@ -26,7 +26,7 @@ Cost = Callable[[frozenset[str]], float]
 
 
 class Costs:
-    """Judges by a function of the names that are in int8."""
+    """Scores by a function of the names that are in int8."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
@@ -36,11 +36,11 @@ class Costs:
 
 
 def find(cost: Cost, names: Sequence[str], target: float) -> tuple[frozenset[str], float]:
-    judge = cast(Judge, Costs(cost))
-    losses = cosine_losses(judge, names)
+    held_back = cast(HeldBack, Costs(cost))
+    losses = cosine_losses(held_back, names)
     assert losses == {name: pytest.approx(cost(frozenset([name]))) for name in names}
-    int8, reached = search(judge, losses, target)
-    assert reached == judge.mean_cosine(int8)
+    int8, reached = search(held_back, losses, target)
+    assert reached == held_back.mean_cosine(int8)
     assert int8 <= set(names)
     return int8, reached
 

@@ -10,7 +10,7 @@ from simulated import Prepared, prepare, run_unoptimized
 
 from pipeline.config import Exporter, NumericType, PrecisionConfig, Rounding
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.quant.refine.simulation import Judge
+from pipeline.quant.refine.simulation import HeldBack
 from pipeline.text.tokens import TokenBatch
 from pipeline.vectors import row_cosines
 
@@ -112,7 +112,7 @@ def test_with_no_gemm_in_int8_the_simulation_is_the_fp32_graph(
     np.testing.assert_allclose(simulated, expected, atol=1e-5)
 
 
-def test_the_judge_compares_with_fp32_text_by_text(
+def test_held_back_text_is_compared_with_fp32_text_by_text(
     prepared: Prepared, evaluation_texts: Sequence[str]
 ) -> None:
     rows = prepared.tokenizer.rows(evaluation_texts)
@@ -122,9 +122,9 @@ def test_the_judge_compares_with_fp32_text_by_text(
         row_cosines(simulation.embed(batch).numpy(), simulation.embed(batch, names).numpy())
         for batch in batches
     ]
-    judge = Judge(simulation, batches)
-    assert judge.mean_cosine(names) == pytest.approx(np.concatenate(cosines).mean(), abs=1e-6)
-    assert judge.mean_cosine([]) == pytest.approx(1, abs=1e-6)
+    held_back = HeldBack(simulation, batches)
+    assert held_back.mean_cosine(names) == pytest.approx(np.concatenate(cosines).mean(), abs=1e-6)
+    assert held_back.mean_cosine([]) == pytest.approx(1, abs=1e-6)
 
 
 def test_gradients_reach_weights_biases_and_steps_of_every_group(

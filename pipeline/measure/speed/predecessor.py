@@ -1,4 +1,4 @@
-"""The bundle that the run would replace: its figures, and its artifacts to time beside the new."""
+"""Open the published bundle that a run would replace, and time it beside the new one."""
 
 import json
 import logging
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Previous:
-    """One published artifact: mean cosine, main metric of each task by (task, metric), engine."""
+class Predecessor:
+    """One artifact of it: mean cosine, main metric of each task by (task, metric), engine."""
 
     cosine_mean: float
     tasks: Mapping[tuple[str, str], float]
     encoder: Encoder
 
 
-def open_previous(
+def open_predecessors(
     bundle: Path, names: Sequence[str], dataset_sha256: str, trial: TokenBatch
-) -> dict[str, Previous]:
+) -> dict[str, Predecessor]:
     """Return the artifacts of a published bundle among ``names``, each tried on a batch.
 
     None at all where nothing is published there, or it was measured on other text. A damaged or
@@ -58,7 +58,7 @@ def open_previous(
     return found
 
 
-def _open(bundle: Path, report: Mapping[str, Any], name: str, trial: TokenBatch) -> Previous:
+def _open(bundle: Path, report: Mapping[str, Any], name: str, trial: TokenBatch) -> Predecessor:
     """Read an artifact's figures and open it.
 
     Raises:
@@ -71,7 +71,7 @@ def _open(bundle: Path, report: Mapping[str, Any], name: str, trial: TokenBatch)
     vectors = encoder.encode(trial)
     if len(vectors) != len(trial.input_ids) or not np.isfinite(vectors).all():
         raise ValueError("it returns something else than vectors")
-    return Previous(
+    return Predecessor(
         cosine_mean=float(entry["agreement"]["cosine"]["mean"]),
         tasks={
             (task, value["metric"]): float(value["artifact"])

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.errors import BundleError
-from pipeline.measure.speed import previous
-from pipeline.measure.speed.previous import open_previous
+from pipeline.measure.speed import predecessor
+from pipeline.measure.speed.predecessor import open_predecessors
 from pipeline.text.tokens import TokenBatch
 
 TRIAL = TokenBatch(
@@ -53,12 +53,12 @@ def write(bundle: Path, **changes: Any) -> None:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine that the bundle at hand loads as."""
     fake = FakeEngine()
-    monkeypatch.setattr(previous, "load", lambda directory, engine: FakeText(fake))
+    monkeypatch.setattr(predecessor, "load", lambda directory, engine: FakeText(fake))
     return fake
 
 
-def open_here(bundle: Path) -> dict[str, previous.Previous]:
-    return open_previous(bundle, ["onnxruntime"], "d" * 64, TRIAL)
+def open_here(bundle: Path) -> dict[str, predecessor.Predecessor]:
+    return open_predecessors(bundle, ["onnxruntime"], "d" * 64, TRIAL)
 
 
 def test_a_published_bundle(tmp_path: Path, engine: FakeEngine) -> None:
@@ -127,7 +127,7 @@ def test_a_bundle_that_does_not_load(
     def refuse(directory: Path, engine: str) -> FakeText:
         raise BundleError("model.onnx: sha256 is another")
 
-    monkeypatch.setattr(previous, "load", refuse)
+    monkeypatch.setattr(predecessor, "load", refuse)
     write(tmp_path)
     assert open_here(tmp_path) == {}
     assert "sha256 is another" in caplog.text

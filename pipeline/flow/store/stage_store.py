@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class StoreLimits:
     """What ``collect`` leaves: bytes in all and seconds since an entry was last used."""
 
     bytes: float | None = None
@@ -109,7 +109,7 @@ class StageStore:
             self._put(entry, record, out)
             return made, False
 
-    def collect(self, limits: Limits) -> None:
+    def collect(self, limits: StoreLimits) -> None:
         """Remove what dead builders left, entries not used for long, and the least recently used.
 
         An entry that is being made is left alone.
@@ -130,7 +130,7 @@ class StageStore:
         except OSError as error:
             log.warning("stage store %s: not tidied: %s", self._root, error.strerror or error)
 
-    def _collect_entries(self, limits: Limits) -> None:
+    def _collect_entries(self, limits: StoreLimits) -> None:
         assert self._root is not None
         used = []
         for path in records(self._root, "*"):
