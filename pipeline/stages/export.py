@@ -108,7 +108,8 @@ def _export_optimum(source: SourceModel) -> ir.Model:
     except ImportError as error:
         raise ExportError(
             f"exporter=optimum: {error}; install the extra that has it (pip install -c "
-            "constraints.txt -e '.[optimum]', which brings transformers 4), or set exporter=torch"
+            "constraints-optimum.txt -e '.[optimum]', which brings transformers 4), or set "
+            "exporter=torch"
         ) from error
     from onnxscript import optimizer
 

@@ -211,7 +211,7 @@ def test_without_optimum_its_exporter_names_the_extra(
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("exporter=optimum: ")
-    assert "pip install -c constraints.txt -e '.[optimum]'" in message
+    assert "pip install -c constraints-optimum.txt -e '.[optimum]'" in message
     assert "set exporter=torch" in message
 
 
