@@ -90,7 +90,8 @@ class Graphs:
 
     ``portable`` is the ``model.onnx`` of the bundle (int8: uint8 activations with zero point
     128, the form ONNX Runtime's CPU kernels are fast on). ``buildable`` is what TensorRT
-    accepts (int8: zero point 0). For fp32 and fp16 they are the same file.
+    accepts (int8: zero point 0), the bundle's ``tensorrt/model.onnx``. Until ``share_weights`` they
+    may be the same file.
     """
 
     portable: OnnxModel

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BundleError
+from pipeline.protobuf import entries
 
 Fields = dict[int, str]
 
@@ -58,7 +59,7 @@ def external_locations(path: Path) -> set[str]:
 def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} messages inside each other")
-    for number, begin, stop in _entries(data, start, end):
+    for number, begin, stop in entries(data, start, end):
         inner = MESSAGES[message].get(number)
         if inner == "StringStringEntryProto":
             entry = dict(_texts(data, begin, stop))
@@ -69,37 +70,5 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
 
 
 def _texts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, str]]:
-    for number, begin, stop in _entries(data, start, end):
+    for number, begin, stop in entries(data, start, end):
         yield number, data[begin:stop].decode("utf-8")
-
-
-def _entries(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, begin and end of every length-delimited field; skip the others."""
-    while start < end:
-        tag, start = _varint(data, start, end)
-        wire = tag & 7
-        if wire == 0:
-            _, start = _varint(data, start, end)
-        elif wire == 2:
-            size, start = _varint(data, start, end)
-            yield tag >> 3, start, start + size
-            start += size
-        elif wire in (1, 5):
-            start += 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-    if start > end:
-        raise ValueError("cut off")
-
-
-def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if start >= end:
-            raise ValueError("cut off")
-        byte = data[start]
-        start += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, start
-    raise ValueError("a number of more than 10 bytes")

@@ -19,6 +19,7 @@ from pipeline.flow.cached_stages import (
 from pipeline.flow.checks import check
 from pipeline.flow.environment import describe_environment
 from pipeline.flow.store.stage_store import StageStore, StoreLimits
+from pipeline.graph.shared_weights import share_weights
 from pipeline.measure.results import Validation
 from pipeline.measure.unvalidated import unvalidated
 from pipeline.report.entries.report import make_report
@@ -54,6 +55,7 @@ def run(config: PipelineConfig) -> Outcome:
         graphs = to_precision(stages, model, fp32, config.precision, texts)
         if config.optimize:
             graphs = optimize(stages, model, graphs, texts)
+        graphs = share_weights(graphs, work / "graphs")
         engines = [
             build(stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache)
             for runtime in plan.runtimes

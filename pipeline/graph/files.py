@@ -17,6 +17,9 @@ import onnx_ir as ir
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel, TensorSpec, sha256_file
 
+LARGEST_FILE = 1_900_000_000
+"""Protobuf ends at 2 GiB; what is larger goes to a file of its own."""
+
 
 def load_graph(model: OnnxModel) -> ir.Model:
     """Read a model into memory, initializers included, so that its file may be replaced."""
@@ -31,14 +34,14 @@ def save_graph(
     """Write a graph and describe it.
 
     One file up to ONNX's 2 GiB protobuf limit; larger initializers go to ``<name>.data``
-    beside it, and the sha256 covers both.
+    beside it, and the sha256 covers both. External tensors stay where they are.
     """
     sizes = (
         value.const_value.nbytes
         for value in graph.graph.initializers.values()
-        if value.const_value is not None
+        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
     )
-    external = f"{path.name}.data" if sum(sizes) > 1_900_000_000 else None
+    external = f"{path.name}.data" if sum(sizes) > LARGEST_FILE else None
     ir.save(graph, path, external_data=external)
     return OnnxModel(
         path=path,

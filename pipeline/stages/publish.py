@@ -28,6 +28,9 @@ from pipeline.source.origin import base_model, stated_license
 
 log = logging.getLogger(__name__)
 
+ENGINE_GRAPH = Path("tensorrt/model.onnx")
+"""What engines are built from, in the bundle."""
+
 
 def publish(
     *,
@@ -54,6 +57,7 @@ def publish(
     try:
         shutil.copytree(source.assets, bundle)
         _place(graphs.portable.path, bundle)
+        _place(graphs.buildable.path, bundle / ENGINE_GRAPH.parent)
         for engine in engines:
             _place(engine.path, bundle / "engines")
         if with_weights:
@@ -61,7 +65,8 @@ def publish(
         write_triton(bundle, source, graphs.portable, engines)
         write_report(report, bundle)
         expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
-        expected[bundle_name(graphs.portable.path)] = graphs.portable.sha256
+        expected["model.onnx"] = graphs.portable.sha256
+        expected[ENGINE_GRAPH.as_posix()] = graphs.buildable.sha256
         for name, sha256 in expected.items():
             if model_sha256(bundle / name) != sha256:
                 raise PublishError(f"{name} changed after it was validated; run again")
@@ -221,13 +226,17 @@ def _lineage(
         {"artifact": "weights", "sha256": source.sha256, "from": None},
         {"artifact": "fp32 graph", "sha256": fp32_sha256, "from": source.sha256},
     ]
-    made = {fp32_sha256}
-    for artifact, graph in (("engine graph", graphs.buildable), ("model.onnx", graphs.portable)):
-        if graph.sha256 not in made:
-            chain.append(
-                {"artifact": artifact, "sha256": graph.sha256, "from": graph.source_sha256}
-            )
-            made.add(graph.sha256)
+    made = {source.sha256, fp32_sha256}
+    model, buildable = graphs.portable, graphs.buildable
+    steps = [
+        ("engine graph", buildable.source_sha256, fp32_sha256),
+        ("model.onnx", model.sha256, model.source_sha256),
+        (ENGINE_GRAPH.as_posix(), buildable.sha256, buildable.source_sha256),
+    ]
+    for artifact, sha256, origin in steps[buildable.source_sha256 == model.sha256 :]:
+        if sha256 not in made:
+            chain.append({"artifact": artifact, "sha256": sha256, "from": origin})
+            made.add(sha256)
     for engine in engines:
         chain.append(
             {
