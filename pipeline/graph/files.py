@@ -6,6 +6,7 @@ Inputs int64 ``input_ids``, ``attention_mask`` and, where the exported model tak
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,23 @@ LARGEST_FILE = 1_900_000_000
 def load_graph(model: OnnxModel) -> ir.Model:
     """Read a model into memory, initializers included, so that its file may be replaced."""
     graph = ir.load(model.path)
-    ir.external_data.load_to_model(graph)
+    for value in graph.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = _read(tensor, model.path)
     return graph
+
+
+def _read(tensor: ir.ExternalTensor, path: Path) -> ir.Tensor:
+    """Return an external tensor of our own graph; onnx-ir would refuse a file with hard links."""
+    assert isinstance(tensor.shape, ir.Shape)
+    array = np.fromfile(
+        path.parent / tensor.location,
+        dtype=tensor.dtype.numpy(),
+        count=math.prod(tensor.shape.numpy()),
+        offset=tensor.offset or 0,
+    )
+    return ir.tensor(array.reshape(tensor.shape.numpy()), dtype=tensor.dtype, name=tensor.name)
 
 
 def save_graph(

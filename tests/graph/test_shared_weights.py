@@ -114,7 +114,8 @@ def test_polygraphy_takes_it_as_it_is(graphs: Graphs, tmp_path: Path) -> None:
     """The command of docs/build.md; running the plan would need a GPU."""
     path = share_weights(graphs, tmp_path).buildable.path
     shapes = [f"{spec.name}:[{{}}]" for spec in graphs.buildable.inputs]
-    command = [sys.executable, "-m", "polygraphy", "convert", str(path), "--convert-to", "trt"]
+    polygraphy = Path(sys.executable).with_name("polygraphy")
+    command = [str(polygraphy), "convert", str(path), "--convert-to", "trt"]
     for option, shape in (("min", "1,1"), ("opt", "4,16"), ("max", "8,48")):
         command += [f"--trt-{option}-shapes", *(each.format(shape) for each in shapes)]
     plan = tmp_path / "model.plan"
