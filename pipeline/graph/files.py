@@ -32,7 +32,7 @@ def load_graph(model: OnnxModel) -> ir.Model:
     return graph
 
 
-def _read(tensor: ir.ExternalTensor, path: Path) -> ir.Tensor:
+def _read(tensor: ir.ExternalTensor, path: Path) -> ir.TensorProtocol:
     """Return an external tensor of our own graph; onnx-ir would refuse a file with hard links."""
     assert isinstance(tensor.shape, ir.Shape)
     array = np.fromfile(
