@@ -113,7 +113,8 @@ class Engine:
     """A serialized TensorRT or TensorRT-RTX plan.
 
     ``target`` says which GPUs it is for (``sm_89``, ``ampere_plus``). ``layer_types`` counts the
-    parsed network's layers by the type of their first output, before fusion.
+    parsed network's layers by the type of their first output, before fusion. ``layers`` is the file
+    of the plan's kernels (``pipeline.engines.layers``), None where the builder lists none.
     """
 
     path: Path
@@ -126,6 +127,7 @@ class Engine:
     outputs: tuple[TensorSpec, ...]
     layer_types: Mapping[str, int]
     source_sha256: str
+    layers: Path | None = None
 
     def takes(self, batch: int, sequence: int) -> bool:
         """Whether a batch of this shape is inside one of the profiles."""

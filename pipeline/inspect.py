@@ -2,6 +2,9 @@
 
 Resolves and exports the model (seconds for a small one), publishes nothing. Exit codes: 0 it can be
 exported; 1 an error, one line on stderr.
+
+``python -m pipeline.inspect model.onnx [8.9]`` builds a TensorRT-RTX plan of a graph, for one
+compute capability or for TensorRT-RTX's own targets, and lists what it would run.
 """
 
 import logging
@@ -14,6 +17,7 @@ from typing import Any
 
 from pipeline.config import PipelineConfig
 from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.errors import PipelineError
 from pipeline.flow.compose import run_command
 
 log = logging.getLogger(__name__)
@@ -171,5 +175,23 @@ def _print(config: PipelineConfig) -> int:
     return 0
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Inspect the graphs that are named, or the model of a config."""
+    if not arguments or not arguments[0].endswith(".onnx"):
+        return run_command(_print)
+    from pipeline.engines.plan_of_graph import plan_of_graph
+    from pipeline.report.engine_text import render_layers
+
+    graphs = [name for name in arguments if name.endswith(".onnx")]
+    others = [name for name in arguments if name not in graphs]
+    try:
+        found = {name: plan_of_graph(Path(name), *others) for name in graphs}
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(render_layers(found, ((32, 32), (32, 128))))
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(_print))
+    sys.exit(main(sys.argv[1:]))

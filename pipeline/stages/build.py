@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, NotBuilt, OnnxModel, Profile, sha256_file
-from pipeline.engines.builder import BuildRequest, run_build
+from pipeline.engines.build_messages import BuildRequest
+from pipeline.engines.builder import run_build
 from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.engines.tensorrt import rtx_obstacle
 from pipeline.errors import BuildError, ConfigError
@@ -141,6 +142,7 @@ def build(
     cache = None
     if runtime == "tensorrt" and gpu is not None:
         cache = _timing_cache(gpu, timing_cache_dir)
+    layers = plan.with_suffix(".layers.json")
     request = BuildRequest(
         runtime=runtime,
         model=model.path,
@@ -149,8 +151,11 @@ def build(
         workspace_mib=config.workspace_mib,
         optimization_level=config.optimization_level,
         timing_cache=cache,
+        layers=layers,
     )
     result = run_build(request, timeout_s=config.timeout_s)
+    if result.layers_missing is not None:
+        log.warning("%s: what the plan runs is not known: %s", runtime, result.layers_missing)
     expected = {spec.name for spec in (*model.inputs, *model.outputs)}
     built = {spec.name for spec in (*result.inputs, *result.outputs)}
     if built != expected:
@@ -168,6 +173,7 @@ def build(
         outputs=result.outputs,
         layer_types=result.layer_types,
         source_sha256=model.sha256,
+        layers=layers if result.layers_missing is None else None,
     )
 
 

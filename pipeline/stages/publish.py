@@ -60,6 +60,8 @@ def publish(
         _place(graphs.buildable.path, bundle / ENGINE_GRAPH.parent)
         for engine in engines:
             _place(engine.path, bundle / "engines")
+            if engine.layers is not None:
+                _place(engine.layers, bundle / "engines")
         if with_weights:
             _place_weights(source, bundle)
         write_triton(bundle, source, graphs.portable, engines)

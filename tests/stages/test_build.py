@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, Profile, sha256_file
 from pipeline.engines import tensorrt as tensorrt_engine
-from pipeline.engines.builder import BuildRequest, run_build
+from pipeline.engines.build_messages import BuildRequest
+from pipeline.engines.builder import run_build
 from pipeline.engines.gpu import Gpu, is_installed
 from pipeline.errors import BuildError, ConfigError
 from pipeline.stages import build as build_stage
