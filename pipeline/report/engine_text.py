@@ -42,6 +42,6 @@ def _column(found: EngineLayers, shapes: Sequence[tuple[int, int]]) -> dict[str,
     for batch, sequence in shapes:
         at = f"{batch} × {sequence}"
         column[f"bytes a token, {at}"] = f"{bytes_per_token(layers, batch, sequence):,.0f}"
-        for name, count in operations_per_token(layers, batch, sequence).items():
-            column[f"operations a token, {at}, {name}"] = f"{count / 1e6:,.2f} M"
+        for name, done in operations_per_token(layers, batch, sequence).items():
+            column[f"operations a token, {at}, {name}"] = f"{done / 1e6:,.2f} M"
     return column
