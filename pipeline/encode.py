@@ -10,7 +10,9 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -19,8 +21,11 @@ import numpy.typing as npt
 
 from pipeline.errors import EncodeError, PipelineError
 from pipeline.runtime.output import EmbeddingPrecision
-from pipeline.runtime.text_files import FORMATS, STDIN, TextSource, make_source, read_chunks
+from pipeline.runtime.text_files import FORMATS, STDIN, Chunk, TextSource, make_source, read_chunks
 from pipeline.runtime.vector_files import VECTORS, write_vectors
+
+Encode = Callable[[Iterable[str]], Generator[npt.NDArray[Any], None, None]]
+"""Texts to blocks of vectors, in order; closing it ends its threads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,26 +75,49 @@ def encode_file(options: argparse.Namespace) -> tuple[int, str]:
     ranges = None if options.ranges is None else _read_ranges(options.ranges)
     with write_vectors(output, overwrite=options.overwrite) as writer:
         encode = _make_encode(options, ranges)
-        empty = encode([])
+        (empty,) = encode([])
         count = 0
         with _progress(options, source) as advance:
-            for chunk in read_chunks(source):
-                writer.write(encode(chunk.texts), chunk.kept)
-                count += len(chunk.texts)
-                advance(len(chunk.texts))
+            for vectors, kept in _encode_chunks(read_chunks(source), encode):
+                writer.write(vectors, kept)
+                count += len(vectors)
+                advance(len(vectors))
         writer.finish(empty, keep)
     return count, f"{empty.shape[1]} × {empty.dtype}"
 
 
-def _make_encode(
-    options: argparse.Namespace, ranges: npt.NDArray[Any] | None
-) -> Callable[[list[str]], npt.NDArray[Any]]:
+def _encode_chunks(
+    chunks: Iterator[Chunk], encode: Encode
+) -> Iterator[tuple[npt.NDArray[Any], Mapping[str, Any]]]:
+    """Yield each chunk's vectors and kept columns; chunks are read ahead of the engine."""
+    read: deque[Chunk] = deque()
+
+    def texts() -> Iterator[str]:
+        for chunk in chunks:
+            read.append(chunk)
+            yield from chunk.texts
+
+    with closing(encode(texts())) as blocks:
+        parts: list[npt.NDArray[Any]] = []
+        rows = 0
+        for block in blocks:
+            parts.append(block)
+            rows += len(block)
+            while read and rows >= len(read[0].texts):
+                chunk = read.popleft()
+                whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                size = len(chunk.texts)
+                yield whole[:size], chunk.kept
+                parts, rows = [whole[size:]], rows - size
+
+
+def _make_encode(options: argparse.Namespace, ranges: npt.NDArray[Any] | None) -> Encode:
     from pipeline.runtime import load
 
     encoder = load(options.bundle, options.engine)
 
-    def encode(texts: list[str]) -> npt.NDArray[Any]:
-        return encoder.encode(
+    def encode(texts: Iterable[str]) -> Generator[npt.NDArray[Any], None, None]:
+        return encoder.encode_blocks(
             texts,
             options.batch_size,
             prompt_name=options.prompt_name,
@@ -101,7 +129,7 @@ def _make_encode(
         )
 
     try:
-        encode([])
+        list(encode([]))
     except ValueError as error:  # a prompt name, a dimension, ranges that do not fit the model
         raise EncodeError(str(error)) from error
     return encode
@@ -141,7 +169,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--column", metavar="NAME", help="of the text in jsonl, csv and parquet (default: text)")
     add("--keep", metavar="NAME,…", help="columns to write beside the vectors, into .parquet")
     add("--engine", default="auto", help="as in pipeline.runtime.load (default: %(default)s)")
-    add("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
+    add(
+        "--batch-size",
+        type=_positive,
+        metavar="N",
+        help="most texts at once (default: the engine's)",
+    )
     add("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
     add("--prompt", metavar="TEXT", help="put before every text, in place of the model's own")
     add("--truncate-dim", type=_positive, metavar="N", help="keep the first N dimensions")

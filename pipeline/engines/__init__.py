@@ -1,6 +1,6 @@
 """One ``Encoder`` per runtime: padded token batches in, fp32 embeddings out."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,4 +22,15 @@ class Encoder(Protocol):
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
+        ...
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """What an encoder offers besides, where many batches are done sooner a few at a time."""
+
+    lanes: int
+
+    def encode_beside(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Encode as ``encode`` does, while up to ``lanes`` threads are in here."""
         ...

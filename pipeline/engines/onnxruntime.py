@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, or on CUDA for floating-point graphs."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 import onnxruntime as ort
 
 from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.cores import usable_cores
 from pipeline.engines.gpu import has_cuda_driver
 from pipeline.errors import MeasureError
 from pipeline.text.tokens import TokenBatch
@@ -65,21 +67,59 @@ class OnnxRuntimeEncoder:
 
     int8 stays on the CPU: ONNX Runtime's CUDA provider hands integer GEMMs back to the CPU and is
     many times slower than fp32 there.
+
+    On a CPU many batches are done sooner one a core than one after another with every core on each:
+    nothing waits for the slowest share of a GEMM. That takes a second session of one thread, which
+    is opened when it is first of use and holds the weights once more.
     """
 
     bucketed = False
 
     def __init__(self, path: Path, *, cuda: bool = False, threads: int = 0) -> None:
-        """Open the graph."""
+        """Open the graph; ``threads`` 0 means all physical cores."""
         self.name = "onnxruntime"
+        self._path = path
+        self._opened = _identity(path)
         self._session = open_session(path, cuda=cuda, threads=threads)
         self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
         self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else None
+        self.lanes = (threads or usable_cores()) if self.device == "cpu" else 1
         self._inputs = [i.name for i in self._session.get_inputs()]
+        self._single: ort.InferenceSession | None = None
+        self._opening = threading.Lock()
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        result: npt.NDArray[np.float32] = self._session.run(
-            [GRAPH_OUTPUT], batch.feed(self._inputs)
-        )[0]
+        return self._run(self._session, batch)
+
+    def encode_beside(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Encode with one core, while other threads do so with theirs."""
+        return self._run(self._session if self.lanes == 1 else self._one_core(), batch)
+
+    def _run(self, session: ort.InferenceSession, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        result: npt.NDArray[np.float32] = session.run([GRAPH_OUTPUT], batch.feed(self._inputs))[0]
         return result
+
+    def _one_core(self) -> ort.InferenceSession:
+        """Open the second session of the very file that was opened first, or stay with that."""
+        with self._opening:
+            if self._single is None:
+                single = self._session
+                if _identity(self._path) == self._opened:
+                    single = open_session(self._path, threads=1)
+                    if _identity(self._path) != self._opened:
+                        single = self._session
+                self._single = single
+            return self._single
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what tells a graph and its data, and their last changes, from any other."""
+    identity: list[int] = []
+    for file in (path, path.with_name(f"{path.name}.data")):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        identity += (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return tuple(identity)

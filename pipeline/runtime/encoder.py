@@ -1,19 +1,18 @@
-"""Text to embeddings: tokenize, batch by length, run the engine, in memory that stays bounded."""
+"""Text to embeddings: what is asked for is checked here, ``feed`` does the work."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pipeline.engines import Encoder
+from pipeline.runtime.feed import Advance, Feed
 from pipeline.runtime.output import EmbeddingPrecision, make_output_form
-from pipeline.runtime.windows import check_text, gather, windows
-from pipeline.text.tokens import Tokenizer, TokenRow, by_length
+from pipeline.runtime.windows import Window, check_text, gather, windows
+from pipeline.text.ragged import Ragged
+from pipeline.text.tokens import Tokenizer
 from pipeline.vectors import FloatArray
-
-Advance = Callable[[int], None]
 
 
 class TextEncoder:
@@ -44,7 +43,7 @@ class TextEncoder:
     def encode(
         self,
         texts: Iterable[str] | str,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -56,10 +55,12 @@ class TextEncoder:
     ) -> npt.NDArray[Any]:
         """Return one embedding a text, float32 ``[n, dim]`` in the order given (a str: ``[dim]``).
 
-        Tokenizes, truncates and prompts as the Sentence Transformer does. Batches are sorted by
-        length within a window, so padding stays small, and split where the engine is faster on
-        smaller ones; a text's vector does not depend on its batch. Beside the result, memory holds
-        one window, however long ``texts`` is. The progress bar is shown on a terminal only.
+        Tokenizes, truncates and prompts as the Sentence Transformer does. ``batch_size`` None lets
+        the engine say how many tokens it takes at once; a number is the most texts, split where the
+        engine is faster on fewer. Batches are sorted by length within a window, so padding stays
+        small; a text's vector does not depend on its batch. Of more texts than a window the next
+        are read and tokenized while one is computed; beside the result, memory holds a few windows,
+        however long ``texts`` is. The progress bar is shown on a terminal only.
 
         Raises:
             ValueError: ``batch_size`` below 1, a prompt name or dimension that the model does not
@@ -87,7 +88,7 @@ class TextEncoder:
     def encode_iter(
         self,
         texts: Iterable[str],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -96,9 +97,37 @@ class TextEncoder:
         precision: EmbeddingPrecision = "float32",
         ranges: npt.NDArray[Any] | None = None,
     ) -> Iterator[npt.NDArray[Any]]:
-        """Yield one embedding ``[dim]`` a text, in order; ``texts`` is read a window ahead.
+        """Yield one embedding ``[dim]`` a text, in order; ``texts`` is read a few windows ahead.
 
         Takes and raises what ``encode`` does; int8 and uint8 need ``ranges`` here.
+        """
+        blocks = self.encode_blocks(
+            texts,
+            batch_size,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            precision=precision,
+            ranges=ranges,
+        )
+        return (vector for block in blocks for vector in block)
+
+    def encode_blocks(
+        self,
+        texts: Iterable[str],
+        batch_size: int | None = None,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: EmbeddingPrecision = "float32",
+        ranges: npt.NDArray[Any] | None = None,
+    ) -> Generator[npt.NDArray[Any], None, None]:
+        """Yield the embeddings as ``encode_iter`` does, some thousand ``[n, dim]`` at a time.
+
+        Without a text, one block of none.
         """
         form = make_output_form(
             self.dimension, truncate_dim, normalize_embeddings, precision, ranges
@@ -111,12 +140,12 @@ class TextEncoder:
         if isinstance(texts, str):
             raise TypeError("expected an iterable of texts, got one str; use encode")
         blocks = self._blocks(texts, batch_size, self._prompt(prompt_name, prompt))
-        return (vector for block in map(form.apply, blocks) for vector in block)
+        return (form.apply(block) for block in blocks)
 
     def encode_query(
         self,
         texts: Iterable[str] | str,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -142,7 +171,7 @@ class TextEncoder:
     def encode_document(
         self,
         texts: Iterable[str] | str,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -182,32 +211,31 @@ class TextEncoder:
         return self.prompts.get(name, "")
 
     def _blocks(
-        self, texts: Iterable[str], batch_size: int, prefix: str, advance: Advance | None = None
+        self,
+        texts: Iterable[str],
+        batch_size: int | None,
+        prefix: str,
+        advance: Advance | None = None,
     ) -> Iterator[FloatArray]:
         """Return the embeddings window by window, at least one block; checks before it starts."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-        parts = windows(iter(texts), batch_size, self.tokenizer.longest)
-        return (self._encode(window, start, batch_size, prefix, advance) for start, window in parts)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer or None, got {batch_size}")
+        feed = Feed(
+            tokenizer=self.tokenizer,
+            engine=self.engine,
+            dimension=self.dimension,
+            batch_size=batch_size,
+            tokenize=lambda window: self._tokenize(window, prefix),
+            advance=advance,
+        )
+        return feed.blocks(windows(iter(texts), batch_size, self.tokenizer.longest))
 
-    def _encode(
-        self, texts: list[str], start: int, batch_size: int, prefix: str, advance: Advance | None
-    ) -> FloatArray:
-        """Return one window's embeddings, its first text being number ``start`` of all."""
-        rows = self._rows([prefix + text for text in texts] if prefix else texts, start)
-        embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for indices in by_length(rows, batch_size, self.engine.max_tokens):
-            batch = self.tokenizer.pad([rows[i] for i in indices], bucketed=self.engine.bucketed)
-            embeddings[indices] = self.engine.encode(batch)
-            if advance is not None:
-                advance(len(indices))
-        return embeddings
-
-    def _rows(self, texts: list[str], start: int) -> list[TokenRow]:
+    def _tokenize(self, window: Window, prefix: str) -> Ragged:
+        texts = [prefix + text for text in window.texts] if prefix else window.texts
         try:
-            return self.tokenizer.rows(texts)
+            return self.tokenizer.ragged(texts)
         except TypeError:  # the words that the tokenizers library has for a lone surrogate
-            for index, text in enumerate(texts, start):
+            for index, text in enumerate(texts, window.start):
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:

@@ -1,6 +1,7 @@
 """Texts in windows: what is read, tokenized, encoded and let go together."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,31 @@ def check_text(text: object, index: int) -> None:
         raise TypeError(f"text {index}: expected a str, got {type(text).__name__}")
 
 
-def windows(texts: Iterator[str], batch_size: int, longest: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield each window and the number of its first text, at least one window.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Texts that are tokenized together; the first is number ``start`` of all."""
+
+    start: int
+    texts: list[str]
+    last: bool
+
+
+def windows(texts: Iterator[str], batch_size: int | None, longest: int) -> Iterator[Window]:
+    """Yield the texts window by window, at least one window.
 
     No more than one character over ``longest`` is kept of a text: the tokenizer reads no further.
     """
-    most, least = max(WINDOW_TEXTS, batch_size), 4 * batch_size
+    most, least = max(WINDOW_TEXTS, batch_size or 1), 4 * (batch_size or 1)
     start, characters = 0, 0
     window: list[str] = []
     for index, text in enumerate(texts):
         if len(window) >= most or (characters >= WINDOW_CHARACTERS and len(window) >= least):
-            yield start, window
+            yield Window(start=start, texts=window, last=False)
             start, characters, window = index, 0, []
         check_text(text, index)
         window.append(text[: longest + 1])
         characters += len(window[-1])
-    yield start, window
+    yield Window(start=start, texts=window, last=True)
 
 
 def gather(blocks: Iterator[npt.NDArray[Any]], count: int | None) -> npt.NDArray[Any]:

@@ -17,7 +17,10 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import BundleError
+from pipeline.text.ragged import Padding, Ragged, TokenBatch, join, pad
 from pipeline.vectors import IntArray
+
+__all__ = ["Ragged", "TokenBatch", "TokenRow", "Tokenizer"]
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +38,6 @@ class TokenRow:
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenBatch:
-    """Padded int64 arrays ``[batch, sequence]``, ready for a graph."""
-
-    input_ids: IntArray
-    attention_mask: IntArray
-    token_type_ids: IntArray
-
-    def feed(self, names: Sequence[str]) -> dict[str, IntArray]:
-        """Return the arrays a graph with these input names takes."""
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return int(self.attention_mask.sum())
 
 
 class Tokenizer:
@@ -84,6 +69,14 @@ class Tokenizer:
         pad = pad["content"] if isinstance(pad, dict) else pad
         self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0
         self.pad_type_id = int(config.get("pad_token_type_id", 0))
+        # A template gives each of its pieces one type: if all of "a" have the same, all texts do.
+        types = set(self._tokenizer.encode("a").type_ids)
+        self._padding = Padding(
+            token=self.pad_id,
+            type_id=self.pad_type_id,
+            left=self.padding_side == "left",
+            only_type=types.pop() if len(types) == 1 else None,
+        )
 
     def rows(self, texts: Sequence[str]) -> list[TokenRow]:
         """Tokenize, each text for itself.
@@ -92,9 +85,9 @@ class Tokenizer:
         hundred megabytes cost what a page does. A text that has fewer tokens than the limit in its
         first ``LONGEST`` characters (only whitespace, one endless word) ends there, with a warning.
         """
-        size = self._first_look
-        if max(map(len, texts), default=0) <= size:
+        if self._all_short(texts):
             return [_row(e) for e in self._tokenizer.encode_batch_fast(list(texts))]
+        size = self._first_look
         rows: dict[int, TokenRow] = {}
         pending = list(range(len(texts)))
         while pending:
@@ -109,6 +102,18 @@ class Tokenizer:
             size = min(4 * size, self.longest)
         return [rows[i] for i in range(len(texts))]
 
+    def ragged(self, texts: Sequence[str]) -> Ragged:
+        """Tokenize as ``rows`` does, with a fraction of its objects: for many texts at once."""
+        if not self._all_short(texts):
+            return _join(self.rows(texts))
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        known = self._padding.only_type is not None
+        types = None if known else [e.type_ids for e in encodings]
+        return join([e.ids for e in encodings], types)
+
+    def _all_short(self, texts: Sequence[str]) -> bool:
+        return max(map(len, texts), default=0) <= self._first_look
+
     def _is_settled(self, encoding: Encoding, size: int) -> bool:
         """Whether what follows the first ``size`` characters cannot change the tokens.
 
@@ -122,19 +127,23 @@ class Tokenizer:
     ) -> TokenBatch:
         """Pad rows to ``length`` tokens, or to the longest row, or to that one's ``bucket``."""
         width = max(len(row.ids) for row in rows) if length is None else length
-        if bucketed:
-            width = max(width, min(bucket(width), self.max_length))
-        shape = (len(rows), width)
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        types = np.full(shape, self.pad_type_id, dtype=np.int64)
-        for i, row in enumerate(rows):
-            n = len(row.ids)
-            where = slice(0, n) if self.padding_side == "right" else slice(width - n, width)
-            ids[i, where] = row.ids
-            mask[i, where] = 1
-            types[i, where] = row.type_ids
-        return TokenBatch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+        everything = np.arange(len(rows))
+        return pad(_join(rows), everything, self._width(width, bucketed), self._padding)
+
+    def pad_some(
+        self, ragged: Ragged, indices: Sequence[int], *, bucketed: bool = False
+    ) -> TokenBatch:
+        """Pad the texts with these indices, in their order, as ``pad`` does rows."""
+        chosen = np.asarray(indices)
+        width = int(ragged.lengths[chosen].max())
+        return pad(ragged, chosen, self._width(width, bucketed), self._padding)
+
+    def _width(self, longest: int, bucketed: bool) -> int:
+        return max(longest, min(bucket(longest), self.max_length)) if bucketed else longest
+
+
+def _join(rows: Sequence[TokenRow]) -> Ragged:
+    return join([row.ids for row in rows], [row.type_ids for row in rows])
 
 
 def _row(encoding: Encoding) -> TokenRow:
@@ -146,28 +155,43 @@ SHORTEST = 0.75
 
 
 def by_length(
-    rows: Sequence[TokenRow], batch_size: int, max_tokens: int | None = None
+    rows: Sequence[TokenRow], batch_size: int | None, max_tokens: int | None = None
 ) -> list[list[int]]:
-    """Group row indices into batches of similar length, longest first, at most ``batch_size`` each.
+    """Group row indices into batches of similar length; ``group_lengths`` says how."""
+    return group_lengths([len(row.ids) for row in rows], batch_size, max_tokens)
 
-    A batch padded to its longest row holds at most ``max_tokens`` tokens (but at least one row).
-    Lengths differ most among the longest texts; batches end early there, or most of what is
-    computed (and timed) would be padding.
+
+def group_lengths(
+    lengths: Sequence[int] | IntArray, batch_size: int | None, max_tokens: int | None = None
+) -> list[list[int]]:
+    """Group indices into batches of similar length, longest first, at most ``batch_size`` each.
+
+    A batch padded to its longest row holds at most ``max_tokens`` tokens (but at least one row);
+    with ``batch_size`` None that is the only bound. Lengths differ most among the longest texts;
+    batches end early there, or most of what is computed (and timed) would be padding.
     """
+    sizes = np.asarray(lengths, np.int64)
+    order = np.argsort(-sizes, kind="stable")
     batches: list[list[int]] = []
+    batch: list[int] = []
     longest = room = 0
-    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        length = len(rows[i].ids)
-        batch = batches[-1] if batches else []
-        uneven = len(batch) >= batch_size / 4 and length < SHORTEST * longest
+    for i, length in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        few = room if batch_size is None else batch_size
+        uneven = 4 * len(batch) >= few and length < SHORTEST * longest
         if len(batch) == room or uneven:
             longest = length
-            fit = batch_size if max_tokens is None else max_tokens // max(length, 1)
-            room = max(1, min(batch_size, fit))
-            batches.append([i])
+            room = _room(length, batch_size, max_tokens, len(sizes))
+            batch = [i]
+            batches.append(batch)
         else:
             batch.append(i)
     return batches
+
+
+def _room(length: int, batch_size: int | None, max_tokens: int | None, rows: int) -> int:
+    """Return how many rows of at most ``length`` tokens make a batch."""
+    most = rows if batch_size is None else batch_size
+    return most if max_tokens is None else max(1, min(most, max_tokens // max(length, 1)))
 
 
 def bucket(size: int) -> int:

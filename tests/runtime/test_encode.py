@@ -396,7 +396,8 @@ def test_interrupted(
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
-        process.stdin.write("".join(f"text {i}\n" for i in range(5000)).encode())
+        # More than is read ahead, so that some of it is written.
+        process.stdin.write("".join(f"text {i}\n" for i in range(30_000)).encode())
         process.stdin.flush()
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in tmp_path.iterdir()):

@@ -173,3 +173,40 @@ def test_no_bucket_is_longer_than_the_model_takes(tiny_source: SourceModel) -> N
 def test_no_rows_give_no_batches() -> None:
     assert by_length([], 8) == []
     assert by_exact_length([], max_tokens=8) == []
+
+
+def test_ragged_texts_are_padded_as_rows_are(
+    tiny_tokenizer: Tokenizer, left_tokenizer: Tokenizer
+) -> None:
+    texts = [*ODD_TEXTS.values(), "x" * 9000]
+    for tokenizer in (tiny_tokenizer, left_tokenizer):
+        for some in (texts[:-1], texts):  # a long text takes another way
+            rows, ragged = tokenizer.rows(some), tokenizer.ragged(some)
+            chosen = [len(some) - 1, 0, 2]
+            for bucketed in (False, True):
+                expected = tokenizer.pad([rows[i] for i in chosen], bucketed=bucketed)
+                observed = tokenizer.pad_some(ragged, chosen, bucketed=bucketed)
+                for name in ("input_ids", "attention_mask", "token_type_ids"):
+                    np.testing.assert_array_equal(
+                        getattr(observed, name), getattr(expected, name), name
+                    )
+
+
+def test_token_types_that_differ_within_a_text_are_kept(
+    tiny_source: SourceModel, tmp_path: Path
+) -> None:
+    settings = json.loads((tiny_source.assets / "tokenizer.json").read_text())
+    settings["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "[CLS]", "type_id": 2}},
+            {"Sequence": {"id": "A", "type_id": 1}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [101], "tokens": ["[CLS]"]}},
+    }
+    shutil.copy(tiny_source.assets / "tokenizer_config.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path, max_length=8)
+    batch = tokenizer.pad_some(tokenizer.ragged(["a", "a b c"]), [0, 1])
+    assert batch.token_type_ids.tolist() == [[2, 1, 0, 0], [2, 1, 1, 1]]
