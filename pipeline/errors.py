@@ -14,7 +14,7 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── CastError        the graph cannot be cast to the precision asked for
     ├── OptimizeError    a rewrite of model.onnx changed what it computes
     ├── BuildError       TensorRT could not parse or build, or its process died
-    ├── MeasureError     an artifact could not be run, or returned NaN
+    ├── MeasureError     an artifact could not be run, or PyTorch itself returns NaN
     ├── PublishError     the bundle could not be written
     ├── NightlyError     the matrix of a night cannot be started, or not be written down
     ├── BundleError      a published bundle is incomplete, damaged or not for this machine
@@ -22,6 +22,11 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     ├── ShareError       a bundle cannot be pushed to a hub or registry, or pulled from there
     └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class PipelineError(Exception):

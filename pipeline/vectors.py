@@ -25,3 +25,9 @@ def unit(vectors: FloatArray) -> FloatArray:
     """Return the vectors at length 1; a zero vector stays zero."""
     scaled: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return scaled
+
+
+def zero_where_not_finite(vectors: FloatArray) -> FloatArray:
+    """Return the vectors with a zero vector in place of each that holds NaN or infinity."""
+    finite = np.isfinite(vectors).all(axis=1, keepdims=True)
+    return vectors if finite.all() else np.where(finite, vectors, np.float32(0))

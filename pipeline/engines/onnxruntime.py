@@ -24,6 +24,11 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
 
+def has_cuda() -> bool:
+    """Whether ONNX Runtime may run on a GPU here; whether it does, a session's providers say."""
+    return has_cuda_driver() and _CUDA in ort.get_available_providers()
+
+
 def open_session(
     path: Path,
     *,
@@ -51,7 +56,7 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-    if cuda and has_cuda_driver() and _CUDA in ort.get_available_providers():
+    if cuda and has_cuda():
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring
         # TF32 is its default; here fp32 means fp32, as in every plan and in the reference.
         providers = [(_CUDA, {"use_tf32": "0"}), _CPU]

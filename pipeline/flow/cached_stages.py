@@ -21,8 +21,17 @@ from pipeline.source.locate import Located, locate
 
 log = logging.getLogger(__name__)
 
-_MODEL = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors")
-_GRAPH = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers")
+_MODEL = {"numpy", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"}
+_GRAPH = {"numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers"}
+PACKAGES = {
+    "resolve": _MODEL | {"huggingface-hub"},
+    "export": _MODEL | _GRAPH | {"onnxscript", "optimum", "optimum-onnx"},
+    "cast": _GRAPH,
+    "quantize": _GRAPH | {"scipy", "torch"},
+    "optimize": _GRAPH,
+    "build": {"polygraphy"},
+}
+"""The packages that each stage computes with: another version may give another output."""
 
 
 class Stages:
@@ -80,7 +89,7 @@ def resolve(stages: Stages, config: ModelConfig) -> Model:
         "model settings": digest(asdict(config)),
         "model files": files,
         "place": _place(located),
-        "versions": versions(_MODEL),
+        "versions": versions(PACKAGES["resolve"]),
     }
     return Model(source=stages.run("resolve", SourceModel, parts, make), files_sha256=files)
 
@@ -97,7 +106,7 @@ def export(stages: Stages, model: Model, exporter: Exporter, texts: Sequence[str
         "code": code_sha256("pipeline.stages.export"),
         **_model(model),
         "exporter": exporter.value,
-        "versions": versions({*_MODEL, *_GRAPH, "onnxscript", "optimum", "optimum-onnx"}),
+        "versions": versions(PACKAGES["export"]),
     }
     return stages.run("export", OnnxModel, parts, make)
 
@@ -139,7 +148,7 @@ def cast(
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(list(keep)),
-        "versions": versions(_GRAPH),
+        "versions": versions(PACKAGES["cast"]),
     }
     half = stages.run("cast", OnnxModel, parts, make)
     return Graphs(portable=half, buildable=half)
@@ -166,7 +175,7 @@ def quantize(
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(settings),
-        "versions": versions({*_GRAPH, "scipy"}),
+        "versions": versions(PACKAGES["quantize"]),
     }
     return stages.run("quantize", Graphs, parts, make)
 
@@ -184,7 +193,7 @@ def optimize(stages: Stages, model: Model, graphs: Graphs, texts: Sequence[str])
         **_model(model),
         "graphs": digest([graphs.portable.sha256, graphs.buildable.sha256]),
         "quantization": digest(graphs.quantization),
-        "versions": versions(_GRAPH),
+        "versions": versions(PACKAGES["optimize"]),
     }
     return stages.run("optimize", Graphs, parts, make)
 
@@ -211,7 +220,7 @@ def build(
         "profiles": digest([asdict(profile) for profile in profiles]),
         "engine settings": digest([config.workspace_mib, config.optimization_level]),
         "GPU": "any" if gpu is None else f"{gpu.name}, {gpu.target}, driver {gpu.driver}",
-        "versions": versions((runtime.replace("_", "-"), "polygraphy")),
+        "versions": versions(PACKAGES["build"] | {runtime.replace("_", "-")}),
     }
     return stages.run(f"build {runtime}", Engine, parts, make)
 

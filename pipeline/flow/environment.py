@@ -1,7 +1,8 @@
-"""What a run ran on, for the report and the manifest."""
+"""Describe what a run ran on, for the report and the manifest."""
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,9 @@ from typing import Any
 from pipeline import __version__
 from pipeline.engines.gpu import find_gpu
 
-_PACKAGES = (
-    "torch",
-    "sentence-transformers",
-    "transformers",
-    "tokenizers",
-    "optimum",
-    "optimum-onnx",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "onnxruntime-gpu",
-    "polygraphy",
-    "tensorrt",
-    "tensorrt-rtx",
-    "hydra-core",
-    "pytrec-eval-terrier",
-    "numpy",
-)
+_DISTRIBUTION = "sentence-transformer-trt"
+_BEHIND = ("huggingface-hub", "transformers")
+"""Named by no requirement of ours, and what a Sentence Transformer is made of."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -45,8 +31,22 @@ def describe_environment() -> dict[str, Any]:
             "compute_capability": ".".join(map(str, gpu.compute_capability)),
             "driver": gpu.driver,
         },
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in _packages() if (version := _version(name))},
     }
+
+
+def _packages() -> list[str]:
+    """Return the names of all dependencies, those of every extra but ``dev`` included."""
+    try:
+        required = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        required = []
+    names = {
+        re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower()
+        for line in required
+        if not re.search(r"""extra == ['"]dev['"]""", line)
+    }
+    return sorted({*names, *_BEHIND})
 
 
 def _version(package: str) -> str | None:

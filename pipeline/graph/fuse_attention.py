@@ -1,4 +1,4 @@
-"""Attention as one operator, ``com.microsoft.MultiHeadAttention``.
+"""Fuse attention into one operator, ``com.microsoft.MultiHeadAttention``.
 
 Five operators and four transposed copies become one that takes query, key and value as the
 projections give them. Specification:
@@ -7,13 +7,16 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import constant, target_sizes
 from pipeline.graph.observe import run_observed
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import IntArray
 
 DOMAIN = "com.microsoft"
 _FAR_BELOW = -1000.0
@@ -36,18 +39,18 @@ class _Attention:
     last: ir.Node
 
 
-def fuse_attention(model: ir.Model) -> tuple[int, int]:
+def fuse_attention(model: ir.Model, max_length: int) -> tuple[int, int]:
     """Replace attention in place; return how many blocks were replaced, and how many there are.
 
     A block stays as it is where query or key are changed behind their projection (rotary
     embeddings), where its GEMMs are quantized, or where the mask is more than ``attention_mask``
-    (local attention).
+    (local attention): it is looked at up to ``max_length`` tokens, the model's own limit.
     """
     graph = model.graph
     softmaxes = [node for node in graph if node.op_type == "Softmax"]
     found = [block for node in softmaxes if (block := _match(node)) is not None]
     masks = list({block.mask.name: block.mask for block in found}.values())
-    plain = _plain_masks(model, masks) if masks else set()
+    plain = _plain_masks(model, masks, max_length) if masks else set()
     blocks = [block for block in found if block.mask.name in plain]
     if blocks:
         model.opset_imports[DOMAIN] = 1
@@ -195,28 +198,40 @@ def _above(value: ir.Value) -> Iterator[ir.Value]:
             pending += [v for v in node.inputs if v is not None]
 
 
-def _plain_masks(model: ir.Model, masks: list[ir.Value]) -> set[str | None]:
+def _plain_masks(model: ir.Model, masks: list[ir.Value], max_length: int) -> set[str | None]:
     """Return the names of the masks that hide padding and nothing else, by running them.
+
+    In two rows that are padded differently, and in one of ``max_length`` tokens: local attention
+    hides nothing in a text that is shorter than its window.
+    """
+    plain: set[str | None] = {mask.name for mask in masks}
+    for rows, tokens in ((2, min(4, max_length)), (1, max_length)):
+        shown = np.ones((rows, tokens), np.int64)
+        shown[-1, -1] = 0
+        ids = np.zeros_like(shown)
+        batch = TokenBatch(input_ids=ids, attention_mask=shown, token_type_ids=ids)
+        for name, value in next(iter(run_observed(model, masks, [batch], only=True))).items():
+            if not _hides_padding_only(value, shown):
+                plain.discard(name)
+    return plain
+
+
+def _hides_padding_only(mask: npt.NDArray[Any], shown: IntArray) -> bool:
+    """Whether a mask of a batch is its ``attention_mask`` and no more.
 
     A mask is a number to add (0, or far below any score) or the condition under which a score is
     replaced (True: hidden).
     """
-    shown = np.ones((2, 4), np.int64)
-    shown[1, 3] = 0
-    ids = np.zeros_like(shown)
-    batch = TokenBatch(input_ids=ids, attention_mask=shown, token_type_ids=ids)
-    hidden = np.broadcast_to((shown == 0)[:, None, None, :], (2, 1, 4, 4))
-    plain: set[str | None] = set()
-    for name, value in next(iter(run_observed(model, masks, [batch]))).items():
-        condition = value.dtype == np.bool_
-        seen = np.asarray(value if condition else value < _FAR_BELOW, dtype=np.bool_)
-        if not condition and value[~seen].any():
-            continue
-        if seen.ndim == 4 and seen.shape[2] in (1, 4):
-            wanted = np.broadcast_to(hidden, np.broadcast_shapes(seen.shape, hidden.shape))
-            if np.array_equal(np.broadcast_to(seen, wanted.shape), wanted):
-                plain.add(name)
-    return plain
+    condition = mask.dtype == np.bool_
+    seen = np.asarray(mask if condition else mask < _FAR_BELOW, dtype=np.bool_)
+    if not condition and mask[~seen].any():
+        return False
+    tokens = shown.shape[1]
+    if seen.ndim != 4 or seen.shape[2] not in (1, tokens):
+        return False
+    hidden = (shown == 0)[:, None, None, :]
+    shape = np.broadcast_shapes(seen.shape, hidden.shape)
+    return np.array_equal(np.broadcast_to(seen, shape), np.broadcast_to(hidden, shape))
 
 
 def _padding_mask(graph: ir.Graph) -> ir.Value:

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from pipeline.engines.onnxruntime import open_session
+from pipeline.graph.files import prune
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_exact_length
 from pipeline.vectors import FloatArray
 
@@ -23,9 +24,16 @@ def unpadded_batches(
 
 
 def run_observed(
-    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
+    model: ir.Model,
+    tensors: Sequence[ir.Value],
+    batches: Iterable[TokenBatch],
+    *,
+    only: bool = False,
 ) -> Iterator[Mapping[str, FloatArray]]:
-    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch."""
+    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch.
+
+    With ``only``, nothing is computed that the tensors do not need.
+    """
     names = [tensor.name or "" for tensor in tensors]
     outputs = list(model.graph.outputs)
     with tempfile.TemporaryDirectory() as directory:
@@ -36,7 +44,19 @@ def run_observed(
         finally:
             while len(model.graph.outputs) > len(outputs):
                 model.graph.outputs.pop()
+        if only:
+            _cut(path, names)
         session = open_session(path)
         inputs = [i.name for i in session.get_inputs()]
         for batch in batches:
             yield dict(zip(names, session.run(names, batch.feed(inputs)), strict=True))
+
+
+def _cut(path: Path, names: Sequence[str]) -> None:
+    """Leave in a graph's file what the named tensors need: ONNX Runtime computes all there is."""
+    model = ir.load(path)
+    kept = [value for value in model.graph.outputs if value.name in names]
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(kept)
+    prune(model)
+    ir.save(model, path)

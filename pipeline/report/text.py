@@ -16,11 +16,10 @@ def render_text(outcome: Outcome) -> str:
         lines += _artifact(artifact)
     for item in data["not_built"]:
         lines.append(f"  {item['name']:<14}not built: {item['reason']}")
-    for baseline in data.get("baselines", []):
+    for baseline in data["baselines"]:
         lines.append(_baseline(baseline))
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
-    if "next_step" in data:
-        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
+    lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )
@@ -54,9 +53,7 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
 
 
 def _from_text(artifact: dict[str, Any], indent: str) -> list[str]:
-    timed = artifact["throughput"].get("with_tokenization")
-    if timed is None:
-        return []
+    timed = artifact["throughput"]["with_tokenization"]
     (low, high), ratio = timed["speedup"]["ci95"], timed["speedup"]["median"]
     return [f"{indent}{ratio:.2f}x ({low:.2f} to {high:.2f}) from text to vectors"]
 
@@ -68,8 +65,8 @@ def _baseline(baseline: dict[str, Any]) -> str:
 
 
 def _ends(task: dict[str, Any]) -> str:
-    ends = task.get("ci95")
-    return "" if ends is None else f"; 95 %: {ends[0]:+.2f} to {ends[1]:+.2f}"
+    low, high = task["ci95"]
+    return f"; 95 %: {low:+.2f} to {high:+.2f}"
 
 
 def _kernels(artifact: dict[str, Any], indent: str) -> list[str]:

@@ -35,10 +35,11 @@ def load(
     """Load a bundle with its best engine for this machine, or with the ``engine`` named.
 
     ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx``, ``openvino`` or ``onnxruntime``.
-    ``auto`` takes a TensorRT plan that fits this GPU and version, else what ran ``model.onnx``
-    fastest when the bundle was validated and is installed here, and logs why not a plan; an
-    engine that was named is taken or refused. Every file is checked against the manifest before it
-    is opened, a plan by the very bytes that are deserialized. ``manifest_sha256`` pins the
+    ``auto`` takes a TensorRT plan that fits this GPU and version (and logs why not), else ONNX
+    Runtime on a GPU that it can use, else what ran ``model.onnx`` fastest on a CPU when the bundle
+    was validated and is installed here; an engine that was named is taken or refused. Every file is
+    checked against the manifest before it is opened, a plan by the very bytes that are
+    deserialized. ``manifest_sha256`` pins the
     manifest itself.
 
     Raises:
@@ -108,6 +109,13 @@ def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Enc
         )
     for reason in reasons:
         log.info("not used: %s", reason)
+    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, has_cuda
+
+    cuda = manifest["precision_type"] != "int8"
+    if wanted == "auto" and cuda and has_cuda():  # cpu_runtime is the faster one of CPUs only
+        on_gpu = _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=True))
+        if on_gpu.device == "cuda":
+            return on_gpu
     if wanted == "openvino" or (wanted == "auto" and manifest.get("cpu_runtime") == "openvino"):
         from pipeline.engines.openvino import OpenVINOEncoder, missing
 
@@ -118,9 +126,6 @@ def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Enc
         if wanted == "openvino":
             raise BundleError(f"engine openvino: {reason}; load with engine='onnxruntime'")
         log.info("not used: openvino: %s", reason)
-    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-
-    cuda = manifest["precision_type"] != "int8"
     return _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=cuda))
 
 

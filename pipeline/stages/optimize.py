@@ -38,7 +38,7 @@ def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir:
     graph = load_graph(model)
     apart = keep_apart(graph.graph)
     masks = drop_expanded_mask(graph.graph)
-    fused, blocks = fuse_attention(graph)
+    fused, blocks = fuse_attention(graph, source.max_length)
     log.info("fused %d of %d attention blocks, kept %d kernels apart", fused, blocks, apart)
     if not apart + masks + fused:
         return graphs

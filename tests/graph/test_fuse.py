@@ -53,17 +53,19 @@ def test_the_same_vectors_alone_and_padded(
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_block_of_attention_is_one_operator(name: str, export_encoder: ExportEncoder) -> None:
-    graph = load_graph(export_encoder(name, Exporter.torch)[1])
+    source, model = export_encoder(name, Exporter.torch)
+    graph = load_graph(model)
     expected = 0 if name == "modernbert" else LAYERS  # rotary and local attention stay
-    assert fuse_attention(graph) == (expected, LAYERS)
+    assert fuse_attention(graph, source.max_length) == (expected, LAYERS)
     prune(graph)
     assert operators(graph)["MultiHeadAttention"] == expected
     assert operators(graph)["Softmax"] == LAYERS - expected
 
 
 def test_a_bias_of_the_scores_is_given_once_for_all_rows(export_encoder: ExportEncoder) -> None:
-    graph = load_graph(export_encoder("mpnet", Exporter.torch)[1])
-    fuse_attention(graph)
+    source, model = export_encoder("mpnet", Exporter.torch)
+    graph = load_graph(model)
+    fuse_attention(graph, source.max_length)
     for node in graph.graph:
         if node.op_type == "MultiHeadAttention":
             bias = node.inputs[5]
@@ -88,24 +90,51 @@ def test_a_mask_that_only_dampens_is_left_alone(tiny_fp32: OnnxModel) -> None:
     lowest[0].replace_all_uses_with(
         add_initializer(graph.graph, "soft", np.array(-2.0, np.float32))
     )
-    assert fuse_attention(graph) == (0, LAYERS)
+    assert fuse_attention(graph, 48) == (0, LAYERS)
 
 
-def test_a_mask_that_hides_more_is_left_alone(tiny_fp32: OnnxModel) -> None:
-    # The first token as well: what the operator takes as padding could not say that.
+@pytest.mark.parametrize(("window", "fused"), [(1, 0), (4, 0), (40, 0), (47, 0), (48, LAYERS)])
+def test_local_attention_of_any_window_is_left_alone(
+    window: int, fused: int, tiny_fp32: OnnxModel, tiny_source: SourceModel
+) -> None:
+    """Of 48 tokens; with a window of 48 every token sees every other."""
     graph = load_graph(tiny_fp32)
     sums = [n.inputs[0].producer() for n in graph.graph if n.op_type == "Softmax" and n.inputs[0]]
     assert len(sums) == LAYERS
     (mask,) = set.intersection(*({*node.inputs} for node in sums if node is not None))
     assert mask is not None
-    first = np.zeros((1, 1, 4, 4), np.float32)
-    first[..., 0] = -1e4
-    node = ir.node("Add", [mask, add_initializer(graph.graph, "first", first)])
-    node.outputs[0].name = "hidden"
-    graph.graph.insert_after(mask.producer(), node)  # type: ignore[arg-type]
-    mask.replace_all_uses_with(node.outputs[0])
-    node.replace_input_with(0, mask)
-    assert fuse_attention(graph) == (0, LAYERS)
+    after = mask.producer()
+    assert after is not None
+    users = [(use.node, use.idx) for use in mask.uses()]
+    local = _local(graph.graph, after, mask, window)
+    for node, index in users:
+        node.replace_input_with(index, local)
+    assert tiny_source.max_length == 48
+    assert fuse_attention(graph, tiny_source.max_length) == (fused, LAYERS)
+
+
+def _local(graph: ir.Graph, after: ir.Node, mask: ir.Value, window: int) -> ir.Value:
+    """Add to a mask what hides every token that is ``window`` tokens away or further."""
+    last = after
+
+    def add(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        nonlocal last
+        node = ir.node(operator, list(inputs), attributes)
+        node.outputs[0].name = f"local.{operator}.{len(graph)}"
+        graph.insert_after(last, node)
+        last = node
+        return node.outputs[0]
+
+    def number(name: str, value: object, kind: type[np.generic] = np.int64) -> ir.Value:
+        return add_initializer(graph, f"local.{name}", np.array(value, kind))
+
+    ids = next(value for value in graph.inputs if value.name == "input_ids")
+    length = add("Squeeze", add("Shape", ids, start=1, end=2), number("axis", [0]))
+    places = add("Range", number("zero", 0), length, number("one", 1))
+    down = add("Unsqueeze", places, number("down", [1]))
+    far = add("GreaterOrEqual", add("Abs", add("Sub", down, places)), number("window", window))
+    hidden = add("Mul", add("Cast", far, to=1), number("low", -1e4, np.float32))
+    return add("Add", mask, hidden)
 
 
 def test_quantized_attention_stays(

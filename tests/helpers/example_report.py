@@ -4,6 +4,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.measure.speed.intervals import Speedup
+
 Data = dict[str, Any]
 
 LONG = (
@@ -12,7 +14,7 @@ LONG = (
 
 
 def speedup(median: float, low: float, high: float) -> Data:
-    verdict = "faster" if low > 1 else "slower" if high < 1 else "no difference"
+    verdict = Speedup(median=median, ci95=(low, high)).verdict
     return {"median": median, "ci95": [low, high], "verdict": verdict}
 
 

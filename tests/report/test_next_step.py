@@ -3,6 +3,7 @@
 import pytest
 from example_report import executed, failed, gpu, int8, plan, published, speedup
 
+from pipeline.measure.speed.intervals import Speedup
 from pipeline.report.next_step import next_step, verdict, worth
 
 WAITING = " Measure tensorrt_rtx on the machine that will serve it."
@@ -65,19 +66,8 @@ def test_worse_than_what_is_published() -> None:
     assert "cosine.mean: keep the published bundle, which is better in this" in next_step(data)
 
 
-def test_failed_before_settings_were_named() -> None:
-    data = failed()
-    del data["artifacts"][0]["gates"][0]["setting"]
-    assert next_step(data).endswith("(dataset=…).")
-
-
 def test_nothing_measured() -> None:
     assert next_step(int8() | {"artifacts": [plan()]}) == f"Nothing was measured.{WAITING}"
-
-
-def test_verdict_without_one_in_the_report() -> None:
-    found = [verdict({"ci95": ends}) for ends in ([1.1, 1.2], [0.8, 0.9], [0.9, 1.1])]
-    assert found == ["faster", "slower", "no difference"]
 
 
 def test_worth_of_a_gain() -> None:
@@ -98,3 +88,20 @@ def test_of_two_runtimes_of_one_file_the_faster_is_named() -> None:
     other["throughput"] = other["throughput"] | {"speedup": speedup(3.0, 2.9, 3.1)}
     data["artifacts"].append(other)
     assert next_step(data).startswith("Deploy model.onnx in openvino: 3.00× the speed")
+
+
+@pytest.mark.parametrize("ends", [(0.993, 0.995), (1.005, 1.008)])
+def test_one_interval_has_one_verdict(ends: tuple[float, float]) -> None:
+    """All of it beside 1, but by less than the margin: no difference, wherever it is told."""
+    measured = Speedup(median=sum(ends) / 2, ci95=ends)
+    entry = {"median": measured.median, "ci95": list(ends), "verdict": measured.verdict}
+    assert verdict(entry) == measured.verdict == "no difference"
+    data = int8()
+    data["artifacts"][0]["throughput"]["speedup"] = entry
+    assert "model.onnx is no faster than it" in next_step(data)
+
+
+def test_vectors_that_are_none_point_at_the_precision() -> None:
+    data = failed()
+    data["artifacts"][0]["gates"][0]["name"] = "vectors.finite"
+    assert "precision=fp16, since something overflows" in next_step(data)

@@ -329,11 +329,62 @@ def set_cpu_runtime(bundle: Path, name: str) -> None:
     path.write_text(json.dumps(manifest))
 
 
+@pytest.fixture
+def fp32_copy(fp32_bundle: Path, tmp_path: Path) -> Path:
+    """The fp32 bundle, to change."""
+    return Path(shutil.copytree(fp32_bundle, tmp_path / "fp32"))
+
+
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_auto_takes_what_was_fastest_when_validated(name: str, bundle: Path, no_gpu: None) -> None:
     pytest.importorskip("openvino")
     set_cpu_runtime(bundle, name)
     assert load(bundle).engine.name == name
+
+
+class OnCuda:
+    """ONNX Runtime where it has a GPU, or (``device``) where CUDA did not load after all."""
+
+    device = "cuda"
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, cuda: bool = False) -> None:
+        assert path.is_file()
+        self.device = type(self).device if cuda else "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "seen"),
+    [
+        ("cuda", "openvino", ("onnxruntime", "cuda")),
+        ("cuda", "onnxruntime", ("onnxruntime", "cuda")),
+        ("cpu", "openvino", ("openvino", "cpu")),
+    ],
+)
+def test_auto_takes_a_gpu_before_the_fastest_of_the_cpu(
+    device: str,
+    name: str,
+    seen: tuple[str, str],
+    fp32_copy: Path,
+    no_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(OnCuda, "device", device)
+    monkeypatch.setattr("pipeline.engines.onnxruntime.has_cuda", lambda: True)
+    monkeypatch.setattr("pipeline.engines.onnxruntime.OnnxRuntimeEncoder", OnCuda)
+    set_cpu_runtime(fp32_copy, name)
+    engine = load(fp32_copy).engine
+    assert (engine.name, engine.device) == seen
+
+
+def test_int8_stays_on_the_cpu_where_there_is_a_gpu(
+    bundle: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("pipeline.engines.onnxruntime.has_cuda", lambda: True)
+    set_cpu_runtime(bundle, "openvino")
+    assert load(bundle).engine.name == "openvino"
 
 
 def test_openvino_encodes_as_onnxruntime_does(int8_bundle: Path, fp32_bundle: Path) -> None:

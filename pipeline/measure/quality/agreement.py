@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measure.quality.bootstrap import Interval, mean_interval
-from pipeline.vectors import DoubleArray, FloatArray, row_cosines, unit
+from pipeline.vectors import DoubleArray, FloatArray, row_cosines, unit, zero_where_not_finite
 
 NEIGHBORS = (1, 10, 100)
 _ROWS = 1024
@@ -20,7 +20,7 @@ class VectorChecks:
     """What no cosine shows: rows that are no vectors, and lengths.
 
     ``nan`` counts rows with a NaN or infinite value, ``zero`` zero vectors where the reference's
-    is none. Norms are the shortest and the longest; NaN where ``nan`` is not 0.
+    is none. Norms are the shortest and the longest, of the artifact's finite rows; 0 without one.
     """
 
     nan: int
@@ -49,7 +49,13 @@ class Agreement:
 
 
 def agreement(reference: FloatArray, artifact: FloatArray) -> Agreement:
-    """Compare two sets of embeddings of the same sentences, ``[n, dim]`` each."""
+    """Compare two sets of embeddings of the same sentences, ``[n, dim]`` each.
+
+    A row of the artifact that is not finite is counted in ``checks``, and is a zero vector for all
+    the rest.
+    """
+    checks = check_vectors(reference, artifact)
+    artifact = zero_where_not_finite(artifact)
     cosines = row_cosines(reference, artifact)
     return Agreement(
         n=len(cosines),
@@ -59,7 +65,7 @@ def agreement(reference: FloatArray, artifact: FloatArray) -> Agreement:
         mean_ci95=mean_interval(cosines),
         p1_ci95=p1_interval(cosines),
         neighbor_overlap=neighbor_overlap(reference, artifact, NEIGHBORS),
-        checks=check_vectors(reference, artifact),
+        checks=checks,
     )
 
 
@@ -110,10 +116,12 @@ def _nearest(similarity: FloatArray, k: int) -> npt.NDArray[np.bool_]:
 
 def check_vectors(reference: FloatArray, artifact: FloatArray) -> VectorChecks:
     """Count rows of the artifact that are no vectors; measure both sides' norms."""
+    finite = np.isfinite(artifact).all(axis=1)
     norm, expected = (np.linalg.norm(v.astype(np.float64), axis=1) for v in (artifact, reference))
+    kept = norm[finite] if finite.any() else np.zeros(1)
     return VectorChecks(
-        nan=int((~np.isfinite(artifact)).any(axis=1).sum()),
+        nan=int((~finite).sum()),
         zero=int(((norm == 0) & (expected != 0)).sum()),
-        norm=(float(norm.min()), float(norm.max())),
+        norm=(float(kept.min()), float(kept.max())),
         reference_norm=(float(expected.min()), float(expected.max())),
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.engines import Encoder
-from pipeline.text.tokens import Tokenizer, TokenRow
-from pipeline.vectors import FloatArray, row_cosines
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
 
 TEXTS = 32
 _BATCH = 8
@@ -36,9 +36,9 @@ def measure_invariance(
     """Encode up to ``TEXTS`` texts of ``rows``, from the shortest to the longest, three ways."""
     chosen = by_rank(rows, TEXTS)
     longest = len(chosen[-1].ids)
-    alone = np.concatenate([encoder.encode(tokenizer.pad([row])) for row in chosen])
+    alone = np.concatenate([_encode(encoder, tokenizer.pad([row])) for row in chosen])
     padded = np.concatenate(
-        [encoder.encode(tokenizer.pad([row], length=longest)) for row in chosen]
+        [_encode(encoder, tokenizer.pad([row], length=longest)) for row in chosen]
     )
     return Invariance(
         n=len(chosen),
@@ -59,8 +59,12 @@ def _in_mixed_batches(
 ) -> FloatArray:
     """Encode rows, ordered by length, in batches that each reach over all lengths."""
     count = -(-len(rows) // _BATCH)
-    vectors = [encoder.encode(tokenizer.pad(rows[i::count])) for i in range(count)]
+    vectors = [_encode(encoder, tokenizer.pad(rows[i::count])) for i in range(count)]
     result = np.empty((len(rows), vectors[0].shape[1]), dtype=np.float32)
     for i, part in enumerate(vectors):
         result[i::count] = part
     return result
+
+
+def _encode(encoder: Encoder, batch: TokenBatch) -> FloatArray:
+    return zero_where_not_finite(encoder.encode(batch))

@@ -15,7 +15,7 @@ from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.datasets import Dataset, Task
 from pipeline.text.tokens import TokenRow
-from pipeline.vectors import FloatArray, row_cosines
+from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,13 @@ def expect(
     """Encode ``texts`` and the tasks' text with the reference.
 
     Raises:
-        MeasureError: it returns NaN or infinity.
+        MeasureError: it returns NaN or infinity, with which nothing can be compared.
     """
     encode = cached(reference, batch_size)
+
+    def refusing(some: Sequence[str]) -> FloatArray:
+        return _finite(reference.engine.name, some, encode(some))
+
     rows = reference.tokenizer.rows([prefix + text for text in texts])
     return Expected(
         texts=[
@@ -57,9 +61,9 @@ def expect(
             for text, row in zip(texts, rows, strict=True)
         ],
         rows=rows,
-        embeddings=encode(texts),
+        embeddings=_finite(reference.engine.name, texts, encode(texts)),
         tasks=dataset.tasks,
-        task_values={task.name: measure_task(task, encode) for task in dataset.tasks},
+        task_values={task.name: measure_task(task, refusing) for task in dataset.tasks},
     )
 
 
@@ -68,12 +72,24 @@ def measure_quality(
 ) -> Quality:
     """Encode the same text with an artifact and compare; quote the ``worst`` texts.
 
-    Raises:
-        MeasureError: it returns NaN or infinity.
+    A vector that is not finite is counted and then taken for a zero vector: its cosine is 0, every
+    figure stays a number, and the gate ``vectors.finite`` says what happened.
     """
     encode = cached(artifact, batch_size)
-    embeddings = encode([text.text for text in expected.texts])
+
+    def numbers(some: Sequence[str]) -> FloatArray:
+        return zero_where_not_finite(encode(some))
+
+    texts = [text.text for text in expected.texts]
+    embeddings = encode(texts)
     close = agreement(expected.embeddings, embeddings)
+    if close.checks.nan:
+        log.warning(
+            "%s returns NaN or infinite vectors for %d of %d texts",
+            artifact.engine.name,
+            close.checks.nan,
+            close.n,
+        )
     log.info(
         "%s: mean cosine %.6f, lowest %.6f, n %d",
         artifact.engine.name,
@@ -84,7 +100,7 @@ def measure_quality(
     return Quality(
         agreement=close,
         breakdown=break_down(
-            row_cosines(expected.embeddings, embeddings),
+            row_cosines(expected.embeddings, zero_where_not_finite(embeddings)),
             expected.texts,
             max_length=artifact.tokenizer.max_length,
             worst=worst,
@@ -92,7 +108,7 @@ def measure_quality(
         invariance=measure_invariance(artifact.engine, artifact.tokenizer, expected.rows),
         tasks={
             task.name: compare_task(
-                task, expected.task_values[task.name], measure_task(task, encode)
+                task, expected.task_values[task.name], measure_task(task, numbers)
             )
             for task in expected.tasks
         },
@@ -100,10 +116,7 @@ def measure_quality(
 
 
 def cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
-    """Return an encode function that computes each text once, with progress.
-
-    It raises MeasureError where an embedding is NaN or infinite.
-    """
+    """Return an encode function that computes each text once, with progress."""
     known: dict[str, FloatArray] = {}
 
     def encode(texts: Sequence[str]) -> FloatArray:
@@ -112,19 +125,18 @@ def cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], F
         chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
         for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
             known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
-        embeddings = np.stack([known[text] for text in texts])
-        _check_finite(encoder.engine.name, texts, embeddings)
-        return embeddings
+        return np.stack([known[text] for text in texts])
 
     return encode
 
 
-def _check_finite(name: str, texts: Sequence[str], embeddings: FloatArray) -> None:
-    """Refuse embeddings that no figure can be computed of."""
+def _finite(name: str, texts: Sequence[str], embeddings: FloatArray) -> FloatArray:
+    """Return a reference's embeddings; refuse those that nothing can be compared with."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise MeasureError(
             f"{name} returns NaN or infinite embeddings for {len(bad)} of {len(texts)} sentences, "
             f"first for number {bad[0]}, {texts[bad[0]][:80]!r}: something overflows; "
-            "use precision=fp32"
+            "the checkpoint itself is broken; check its weights"
         )
+    return embeddings

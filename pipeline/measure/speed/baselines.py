@@ -9,6 +9,7 @@ from pipeline.contracts import SourceModel
 from pipeline.engines import Encoder
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.torch import TorchEncoder
+from pipeline.errors import first_line
 from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,7 @@ def open_baselines(
             encoder = _open(name, source, fp32, device)
             encoder.encode(trial)
         except Exception as error:  # torch.compile alone raises dozens of types
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            reasons[name] = f"failed: {first[:200]}"
+            reasons[name] = f"failed: {first_line(error)[:200]}"
             log.warning("%s: %s", name, reasons[name])
         else:
             opened[name] = encoder

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from pipeline.engines import Encoder
-from pipeline.errors import MeasureError
+from pipeline.errors import MeasureError, first_line
 from pipeline.measure.speed.intervals import LEAST_ROUNDS, Speedup, compare
 from pipeline.measure.speed.rounds import Pass, RoundLimits, time_rounds
 from pipeline.measure.speed.side import Side
@@ -96,7 +96,7 @@ def measure_grid(
             try:
                 times = _time_cell(encoders, full_batch(rows, *shape), limits, seed)
             except (MeasureError, RuntimeError, MemoryError) as error:
-                reason = f"failed: {str(error).strip().splitlines()[0][:200]}"
+                reason = f"failed: {first_line(error)[:200]}"
                 log.warning("batch %d, %d tokens: %s", *shape, reason)
             else:
                 seconds_a_token = float(np.median(times, axis=0).sum()) / tokens

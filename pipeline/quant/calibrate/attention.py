@@ -83,7 +83,8 @@ def scale_attention(model: ir.Model, batches: Iterable[TokenBatch]) -> list[Atte
     largest: dict[str, float] = {}
     for values in run_observed(model, tensors, batches):
         for name, value in values.items():
-            largest[name] = max(largest.get(name, 0.0), float(np.abs(value).max()))
+            # numpy's maximum keeps NaN, where max(0.0, nan) is 0.0
+            largest[name] = float(np.maximum(largest.get(name, 0.0), np.abs(value).max()))
     broken = [name for name, value in largest.items() if not np.isfinite(value)]
     if broken:
         raise QuantizeError(f"calibration: tensor {broken[0]} holds NaN or infinite values")

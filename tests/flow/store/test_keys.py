@@ -1,9 +1,13 @@
 """What the key of a stage's output holds."""
 
+import ast
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from pipeline.flow.cached_stages import PACKAGES
 from pipeline.flow.store import keys
 
 
@@ -90,14 +94,42 @@ def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) 
     keys.code_sha256.cache_clear()
 
 
-@pytest.mark.parametrize("stage", ["resolve", "export", "cast", "quantize", "optimize", "build"])
+STAGES = ["resolve", "export", "cast", "quantize", "optimize", "build"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_does_not_depend_on_how_its_output_is_measured(stage: str) -> None:
     modules = keys.imported(f"pipeline.stages.{stage}")
     assert {f"pipeline.stages.{stage}", "pipeline.contracts", "pipeline.errors"} <= set(modules)
-    elsewhere = (
-        "pipeline.report",
-        "pipeline.flow.run",
-        "pipeline.measure.results",
-        "pipeline.measure.speed.rounds",
-    )
+    elsewhere = ("pipeline.measure", "pipeline.report", "pipeline.flow")
     assert [name for name in modules if name.startswith(elsewhere)] == []
+
+
+DISPLAY_AND_SETTINGS = {"hydra-core", "omegaconf", "rich"}
+"""Change what is shown and how a config is read, never what a stage makes of it."""
+
+
+@pytest.mark.parametrize("stage", STAGES[:-1])  # build computes in one child, in the runtime alone
+def test_a_key_names_every_package_that_the_stage_imports(stage: str) -> None:
+    imports = {
+        name.partition(".")[0]
+        for module, path in keys.imported(f"pipeline.stages.{stage}").items()
+        if module != "pipeline.engines.gpu"  # asks PyTorch which GPU there is; computes nothing
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        for name in _imported_by(node)
+    }
+    distributions = metadata.packages_distributions()
+    packages = {
+        distribution.lower().replace("_", "-")
+        for name in imports - set(sys.stdlib_module_names) - {"pipeline"}
+        for distribution in distributions.get(name, ())
+    }
+    runtimes = {"tensorrt", "tensorrt-rtx", "openvino", "onnxruntime-gpu", "onnxruntime"}
+    assert packages
+    assert packages - DISPLAY_AND_SETTINGS - runtimes <= PACKAGES[stage]
+
+
+def _imported_by(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []

@@ -132,14 +132,15 @@ def test_rows_that_are_no_vectors_are_counted() -> None:
     b = vectors([0, 0], [0, 0], [0.5, 0], [np.nan, 1], [np.inf, 0])
     checks = check_vectors(a, b)
     assert (checks.nan, checks.zero) == (2, 1)
+    assert checks.norm == (0, 0.5)
     assert checks.reference_norm == (0, 5)
     assert check_vectors(a[:3], b[:3]).norm == (0, 0.5)
 
 
-def test_agreement_with_nan_is_nan_and_passes_no_threshold() -> None:
+def test_a_row_of_nan_has_cosine_0_and_is_counted() -> None:
     a = on_a_circle(5)
     b = a.copy()
     b[2] = np.nan
     seen = agreement(a, b)
-    assert np.isnan(seen.mean)
-    assert not seen.mean >= -1
+    assert (seen.checks.nan, seen.checks.zero) == (1, 0)
+    assert (seen.mean, seen.min) == (pytest.approx(0.8), 0)

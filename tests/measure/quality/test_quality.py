@@ -1,5 +1,6 @@
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import pytest
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import MeasureError
-from pipeline.measure.quality.quality import Expected, expect, measure_quality
+from pipeline.measure.quality.quality import Expected, Quality, expect, measure_quality
 from pipeline.runtime import TextEncoder
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import TokenBatch, Tokenizer
@@ -124,7 +125,7 @@ def test_the_text_that_agrees_least_is_quoted(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_is_refused_with_how_many_and_which_first(
+def test_a_vector_that_is_none_is_counted_and_has_cosine_0(
     encoder: Callable[[Change], TextEncoder],
     expected: Expected,
     texts: list[str],
@@ -137,18 +138,45 @@ def test_nan_is_refused_with_how_many_and_which_first(
         first(batch, embeddings)
         second(batch, embeddings)
 
-    with pytest.raises(MeasureError) as caught:
-        measure_quality(encoder(both), expected, batch_size=8, worst=0)
-    words = str(caught.value)
-    assert words.startswith("artifact returns NaN or infinite embeddings for 2 of 40 sentences")
-    assert f"number 5, {texts[5][:80]!r}" in words
+    quality = measure_quality(encoder(both), expected, batch_size=8, worst=2)
+    assert quality.agreement.checks.nan == 2
+    assert quality.agreement.checks.zero == 0
+    assert quality.agreement.mean == pytest.approx(38 / 40)
+    assert {text.text for text, _ in quality.breakdown.worst} == {texts[9][:200], texts[5][:200]}
+    assert [cosine for _, cosine in quality.breakdown.worst] == [0, 0]
+    assert_numbers(quality)
 
 
-def test_nan_in_text_that_only_a_task_has_is_refused_too(
-    encoder: Callable[[Change], TextEncoder], tiny_tokenizer: Tokenizer, sample: Dataset
+def test_an_artifact_that_returns_nothing_but_nan_has_figures(
+    encoder: Callable[[Change], TextEncoder], sample: Dataset
 ) -> None:
-    measured, unseen = sample.evaluation[:20], sample.evaluation[300]
-    expected = expect(encoder(nothing), measured, sample, prefix="", batch_size=32)
-    broken = encoder(on_text(tiny_tokenizer, unseen, np.nan))
-    with pytest.raises(MeasureError, match="NaN"):
-        measure_quality(broken, expected, batch_size=32, worst=0)
+    expected = expect(encoder(nothing), sample.evaluation[:20], sample, prefix="", batch_size=32)
+
+    def nan(batch: TokenBatch, embeddings: FloatArray) -> None:
+        embeddings[:] = np.nan
+
+    quality = measure_quality(encoder(nan), expected, batch_size=32, worst=1)
+    assert quality.agreement.checks.nan == quality.agreement.n == 20
+    assert quality.agreement.mean == 0
+    assert quality.tasks["sample"].main.delta < 0
+    assert_numbers(quality)
+
+
+def assert_numbers(quality: Quality) -> None:
+    """JSON has no NaN, so that a report with one could not be written."""
+    json.dumps(asdict(quality), allow_nan=False)
+
+
+@pytest.mark.parametrize("only_in_task", [False, True])
+def test_nan_of_the_reference_is_refused(
+    encoder: Callable[[Change], TextEncoder],
+    tiny_tokenizer: Tokenizer,
+    sample: Dataset,
+    only_in_task: bool,
+) -> None:
+    texts = sample.evaluation[:20]
+    text = sample.evaluation[300] if only_in_task else texts[5]
+    broken = encoder(on_text(tiny_tokenizer, text, np.nan))
+    with pytest.raises(MeasureError, match="returns NaN or infinite embeddings for 1 of") as caught:
+        expect(broken, texts, sample, prefix="", batch_size=32)
+    assert repr(text[:80]) in str(caught.value)

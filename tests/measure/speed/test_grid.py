@@ -120,3 +120,12 @@ def test_a_cell_that_fails_says_so_and_the_run_goes_on(clock: Clock) -> None:
     side = Side(encoder=PerToken(clock, 1.0, limit=8))
     (cells,) = measure(PerToken(clock, 1.0), side, shapes=[(2, 8), (1, 8)])
     assert [cell.skipped for cell in cells] == ["failed: out of memory", None]
+
+
+def test_an_error_without_words_is_named_by_its_type(clock: Clock) -> None:
+    class Full(PerToken):
+        def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+            raise MemoryError
+
+    (cells,) = measure(PerToken(clock, 1.0), Side(encoder=Full(clock, 1.0)), shapes=[(1, 4)])
+    assert [cell.skipped for cell in cells] == ["failed: MemoryError"]

@@ -179,3 +179,14 @@ def test_tensorrt_rtx_builds_int8_attention(quantized: Graphs, tmp_path: Path) -
     engine = build(quantized.buildable, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
     assert engine.path.stat().st_size > 0
     assert engine.layer_types["int8"] > 0
+
+
+def test_nan_in_attention_is_refused(tiny_fp32: OnnxModel, evaluation_batch: TokenBatch) -> None:
+    graph = load_graph(tiny_fp32)
+    name = next(name for name in graph.graph.initializers if name.endswith("query.bias"))
+    value = graph.graph.initializers[name]
+    array = constant(value)
+    assert array is not None
+    value.const_value = ir.tensor(np.full_like(array, np.nan), name=name)
+    with pytest.raises(QuantizeError, match="holds NaN or infinite values"):
+        scale_attention(graph, [evaluation_batch])
