@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
-from pipeline.report.next_step import status_words, verdict, worth
+from pipeline.report.next_step import next_step, status_words, verdict, worth
 from pipeline.report.plots.tradeoff import main_task
 
 _FILTERS = (
@@ -37,7 +37,7 @@ def render_html(data: Mapping[str, Any]) -> str:
         .render(
             report=data,
             executed=executed,
-            next_step=data["next_step"],
+            next_step=data.get("next_step") or next_step(data),
             main_task=main_task(data),
             tradeoffs=draw_tradeoffs(data),
             task_figure=draw_tasks(executed),

@@ -19,7 +19,8 @@ def render_text(outcome: Outcome) -> str:
     for baseline in data["baselines"]:
         lines.append(_baseline(baseline))
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
-    lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
+    if "next_step" in data:
+        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )

@@ -364,34 +364,7 @@ def gpu() -> Data:
     return data | {"artifacts": artifacts, "not_built": []}
 
 
-def old() -> Data:
-    """A report of before: schema 1 without any of the keys that came later."""
-    data = int8()
-    for key in ("dataset_sha256", "baselines", "published", "next_step"):
-        del data[key]
-    for key in ("latency_ms", "cold"):
-        del data["reference"][key]
-    artifact = data["artifacts"][0]
-    _keep(artifact["agreement"], "n", "cosine", "neighbor_overlap_at_10")
-    _keep(artifact["agreement"]["cosine"], "mean", "p1", "min")
-    _keep(artifact["tasks"]["sample"], "metric", "reference", "artifact", "delta")
-    speed = artifact["throughput"]
-    for key in ("texts", "mean_tokens", "with_tokenization", "grid"):
-        del speed[key]
-    del speed["speedup"]["verdict"], artifact["cold"]
-    artifact["gates"] = [
-        {k: v for k, v in g.items() if k not in ("relative_to", "setting")}
-        for g in artifact["gates"]
-    ]
-    return data
-
-
-def _keep(entry: Data, *keys: str) -> None:
-    for key in set(entry) - set(keys):
-        del entry[key]
-
-
-VARIANTS = {"int8": int8, "failed": failed, "fp32": fp32, "gpu": gpu, "old": old}
+VARIANTS = {"int8": int8, "failed": failed, "fp32": fp32, "gpu": gpu}
 
 
 def with_worst(text: str, data: Mapping[str, Any] | None = None) -> Data:

@@ -15,7 +15,6 @@ from example_report import (
     fp32,
     gpu,
     int8,
-    old,
     plan,
     speedup,
 )
@@ -141,15 +140,6 @@ def test_no_difference_is_not_called_faster() -> None:
     text = text_of(fp32())
     assert "1.02× no faster than fp32" in text
     assert "at 1.02× the speed of PyTorch fp32 (no difference)" in text
-
-
-def test_what_an_old_report_lacks_is_not_measured() -> None:
-    text = text_of(old())
-    assert "p50, ms not measured 1.83" in text
-    assert "load, s not measured not measured" in text
-    assert "Speed-up by batch and length: onnxruntime Not measured." in text
-    assert "Measure tensorrt_rtx on the machine that will serve it." in text
-    assert "Where it differs most" not in text
 
 
 def test_quantiles_that_the_runs_do_not_carry() -> None:

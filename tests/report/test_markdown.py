@@ -1,6 +1,6 @@
 """report.md: short, and what it is given stays text."""
 
-from example_report import LONG, failed, int8, old
+from example_report import LONG, failed, int8
 
 from pipeline.report.markdown import render_markdown
 
@@ -23,10 +23,6 @@ def test_failure() -> None:
     assert text.startswith("## minilm int8: failed, not published\n")
     assert "- **gate failed** onnxruntime: tasks.sample -3.790000 \\< -2.0\n" in text
     assert "0.72× (0.67 to 0.78), slower" in text
-
-
-def test_old_report_gets_its_next_step() -> None:
-    assert "Deploy model.onnx: 2.17×" in render_markdown(old())
 
 
 def test_markup_is_escaped_and_a_cell_stays_a_cell() -> None:

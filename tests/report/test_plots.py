@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from example_report import fp32, gpu, int8, old
+from example_report import fp32, gpu, int8
 
 from pipeline.report.plots.distributions import differences, histogram, ranges
 from pipeline.report.plots.labels import place
@@ -27,12 +27,6 @@ def test_artifacts_are_named_where_there_are_several() -> None:
     labels = [point.label for point in report_points(gpu())]
     assert labels[1:4] == ["int8 onnxruntime", "int8 tensorrt", "int8 tensorrt_rtx"]
     assert "fp16 tensorrt" in labels
-
-
-def test_intervals_that_were_not_measured_are_not_drawn() -> None:
-    (_, own) = report_points(old())
-    assert own.task_ends is None
-    assert own.cosine_ends is None
 
 
 def test_another_task_has_no_place_on_the_axis() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from example_report import Data, failed, fp32, gpu, int8, old, plan
+from example_report import Data, failed, fp32, gpu, int8, plan
 
 from pipeline.errors import BundleError
 from pipeline.report.published import difference, published_beside, read_report
@@ -47,11 +47,6 @@ def test_reports_compare_only_where_all_is_the_same(
     other = int8()
     apply(other)
     assert difference(int8(), other) == reason
-
-
-def test_old_reports_compare_by_the_name_of_the_text() -> None:
-    assert difference(old(), old()) is None
-    assert difference(old(), old() | {"dataset": "mine"}) == "another data set"
 
 
 def test_beside(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from example_report import Data, failed, int8, old
+from example_report import Data, failed, int8
 
 from pipeline.contracts import Outcome, Report
 from pipeline.report.text import render_text
@@ -32,9 +32,3 @@ def test_percentile_that_few_texts_do_not_carry() -> None:
     data = int8()
     data["artifacts"][0]["agreement"]["cosine"]["p1"] = None
     assert "mean 0.99953, p1 not measured, lowest 0.99850" in text_of(data)
-
-
-def test_old_report() -> None:
-    text = text_of(old())
-    assert "in its place" not in text
-    assert text.endswith("\npublished out/int8")

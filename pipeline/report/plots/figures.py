@@ -54,12 +54,11 @@ def draw_tasks(artifacts: Sequence[Mapping[str, Any]]) -> Markup | None:
     for artifact in artifacts:
         suffix = f" {artifact['name']}" if len(artifacts) > 1 else ""
         for name, task in artifact["tasks"].items():
-            scores = task.get("metrics") or {task["metric"]: task}
+            scores = task["metrics"]
             prefix = f"{name} " if len(artifact["tasks"]) > 1 else ""
             rows += [
                 (prefix + numbers.metric(metric) + suffix, score["delta"], tuple(score["ci95"]))
                 for metric, score in scores.items()
-                if score.get("ci95") is not None
             ]
     return Markup(differences(rows, "tasks")) if rows else None  # noqa: S704
 
@@ -67,13 +66,11 @@ def draw_tasks(artifacts: Sequence[Mapping[str, Any]]) -> Markup | None:
 def draw_agreement(artifact: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     """Return the artifact's cosine histogram, and its cosines by length and by kind, by title."""
     agreement, name = artifact["agreement"], artifact["name"]
-    found = []
-    if "histogram" in agreement:
-        found.append(("How many texts", histogram(agreement["histogram"], f"{name}-texts")))
-    if lengths := agreement.get("by_length"):
+    found = [("How many texts", histogram(agreement["histogram"], f"{name}-texts"))]
+    if lengths := agreement["by_length"]:
         names = [f"{row['tokens'][0]}–{row['tokens'][1]}" for row in lengths]
         found.append(("By length in tokens", ranges(lengths, names, "By length", f"{name}-length")))
-    if kinds := sorted(agreement.get("by_kind", []), key=lambda row: row["mean"]):
+    if kinds := sorted(agreement["by_kind"], key=lambda row: row["mean"]):
         names = [row["kind"] for row in kinds]
         found.append(("By kind of text", ranges(kinds, names, "By kind", f"{name}-kind")))
     return [(title, Markup(svg)) for title, svg in found]  # noqa: S704

@@ -69,7 +69,7 @@ def artifact_point(
     cosine, speed = artifact["agreement"]["cosine"], artifact["throughput"]["speedup"]
     score = _score(artifact, task)
     ends = None
-    if score is not None and score.get("ci95") is not None:
+    if score is not None:
         ends = (score["reference"] + score["ci95"][0], score["reference"] + score["ci95"][1])
     return Point(
         label=_label(data["precision"], artifact["name"], short=short),
@@ -77,7 +77,7 @@ def artifact_point(
         speedup=speed["median"],
         speedup_ends=_pair(speed["ci95"]),
         cosine=cosine["mean"],
-        cosine_ends=_pair(cosine.get("ci95", {}).get("mean")),
+        cosine_ends=_pair(cosine["ci95"]["mean"]),
         task=None if score is None else score["artifact"],
         task_ends=ends,
     )
@@ -106,7 +106,7 @@ def _baselines(data: Mapping[str, Any]) -> list[Point]:
             speedup=baseline["speedup"]["median"],
             speedup_ends=_pair(baseline["speedup"]["ci95"]),
         )
-        for baseline in data.get("baselines", [])
+        for baseline in data["baselines"]
         if baseline["executed"]
     ]
 
