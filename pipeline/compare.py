@@ -4,13 +4,13 @@ Exit codes: 0 compared; 1 an error, one line on stderr.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.manifest import find_manifest
 from pipeline.errors import BundleError, PipelineError
 from pipeline.report.comparison import Line, compare
 from pipeline.report.published import read_report
@@ -73,7 +73,7 @@ def read_bundles(paths: Sequence[Path]) -> list[Bundle]:
         if path.name == _PAGE and path.is_file():
             continue  # ours, of the last time: a shell's * finds it too
         try:
-            found.append((path, read_report(path), _read_manifest(path)))
+            found.append((path, read_report(path), find_manifest(path)))
         except BundleError as error:
             print(f"skipped {error}", file=sys.stderr)
     if not found:
@@ -82,15 +82,6 @@ def read_bundles(paths: Sequence[Path]) -> list[Bundle]:
             "such as artifacts/minilm/*"
         )
     return found
-
-
-def _read_manifest(bundle: Path) -> dict[str, Any]:
-    """Return the manifest; a rejected run has none, and the report says enough without."""
-    try:
-        manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _beside(paths: Sequence[Path]) -> Path:

@@ -39,12 +39,35 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail."""
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Make ``target`` the same file as ``source``: a hard link, or a copy where links fail.
+
+    Raises:
+        OSError: neither can be made.
+    """
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Give a directory's files second names below ``target``, copies where links fail.
+
+    Appears by one rename, in place of what is there.
+
+    Raises:
+        OSError: it cannot be made; what was there before still is, unless it could not be renamed.
+    """
+    draft = target.with_name(f".{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        shutil.copytree(source, draft, copy_function=link_or_copy)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def fsync_tree(directory: Path) -> None:

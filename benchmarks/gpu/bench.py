@@ -15,6 +15,7 @@ from pipeline.errors import BundleError
 from pipeline.measure.speed.grid import full_batch, grid_shapes
 from pipeline.stages.resolve import resolve
 from pipeline.text.datasets import load_dataset, spread
+from pipeline.text.source_text import open_tokenizer
 from pipeline.text.tokens import Tokenizer, TokenRow
 
 QUICK_TEXTS = 24
@@ -47,7 +48,7 @@ def open_bench(bundle: Path, model: Path | None, scratch: Path, *, quick: bool) 
     manifest, source = _find(bundle, model, scratch)
     sample = load_dataset(DatasetConfig(name="sample", format=DatasetFormat.sample))
     texts = spread(sample.evaluation, QUICK_TEXTS if quick else len(sample.evaluation))
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    tokenizer = open_tokenizer(source)
     rows = tokenizer.rows([source.prefix + text for text in texts])
     reference = TorchEncoder(source, device=Device.auto)
     grid = GridConfig() if reference.device == "cuda" else CPU_GRID

@@ -12,7 +12,8 @@ from pipeline.engines import Encoder
 from pipeline.engines.onnxruntime import open_session
 from pipeline.engines.torch import TorchEncoder
 from pipeline.runtime import TextEncoder
-from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.text.source_text import open_tokenizer
+from pipeline.text.tokens import TokenBatch
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -53,7 +54,7 @@ def mean_pool(tokens: FloatArray, mask: npt.NDArray[np.int64]) -> FloatArray:
 def embed(encoder: Encoder, source: SourceModel, texts: Sequence[str]) -> FloatArray:
     """Return one embedding a text in the order given; batches hold texts of similar length."""
     return TextEncoder(
-        Tokenizer(source.assets, max_length=source.max_length),
+        open_tokenizer(source),
         encoder,
         dimension=source.dimension,
         prompts=dict(source.prompts),

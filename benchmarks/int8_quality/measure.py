@@ -25,7 +25,7 @@ from pipeline.contracts import SourceModel
 from pipeline.flow.environment import describe_environment
 from pipeline.runtime import load
 from pipeline.stages.resolve import resolve
-from pipeline.text.tokens import Tokenizer
+from pipeline.text.source_text import open_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Bench:
         fp32 = self._cache / "artifacts" / self._model.name / "fp32" / "model.onnx"
         if not fp32.is_file():
             self._publish("fp32")
-        tokenizer = Tokenizer(self._source.assets, max_length=self._source.max_length)
+        tokenizer = open_tokenizer(self._source)
         rows = tokenizer.rows(self.texts.calibration)
         return {
             "model": str(self._source.path),

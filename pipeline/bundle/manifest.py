@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pipeline.bundle.regular import read_regular
 from pipeline.config import NumericType
 from pipeline.errors import BundleError
+from pipeline.files import read_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
@@ -46,6 +47,14 @@ def manifest_bytes(root: Path) -> bytes:
         ) from error
     except OSError as error:
         raise BundleError(f"{root / MANIFEST}: {error.strerror or error}; {_AGAIN}") from error
+
+
+def find_manifest(bundle: Path) -> dict[str, Any]:
+    """Return what ``manifest.json`` says, unchecked; empty where there is none that can be read.
+
+    For what is only shown or remembered: who opens the files it names needs ``parse_manifest``.
+    """
+    return read_json(bundle / MANIFEST) or {}
 
 
 def parse_manifest(root: Path, content: bytes, *, sha256: str | None = None) -> dict[str, Any]:

@@ -62,12 +62,26 @@ def _driver() -> str | None:
     return values[0] if values and values[0] else None
 
 
-def _query(fields: str) -> list[str] | None:
-    """Return nvidia-smi's values for the GPU in use, or None where there is no nvidia-smi."""
+def name_gpu(index: str) -> str | None:
+    """Return the name of the GPU of that index or UUID, as nvidia-smi says it; needs no PyTorch."""
+    values = _query("name", index)
+    return values[0] if values and values[0] else None
+
+
+def _query(fields: str, index: str | None = None) -> list[str] | None:
+    """Return nvidia-smi's values, of the GPU in use where ``index`` is None.
+
+    None where there is no nvidia-smi, or it fails.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    query = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits", f"--id={_id()}"]
+    query = [
+        command,
+        f"--query-gpu={fields}",
+        "--format=csv,noheader,nounits",
+        f"--id={index or _id()}",
+    ]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

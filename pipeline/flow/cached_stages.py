@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.config import EngineConfig, Exporter, ModelConfig, NumericType, PrecisionConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, Profile, SourceModel
 from pipeline.engines.gpu import find_gpu
+from pipeline.flow.outcome_file import note_stage
 from pipeline.flow.store.keys import Parts, code_sha256, digest, tree_sha256, versions
 from pipeline.flow.store.records import T
 from pipeline.flow.store.stage_store import StageStore
@@ -46,7 +47,7 @@ class Stages:
 
     def run(self, name: str, kind: type[T], parts: Parts, make: Callable[[Path], T]) -> T:
         """Return what ``make`` returns for ``parts``, now or the last time."""
-        log.info("%s …", name)
+        _started(name)
         start = time.perf_counter()
         made, cached = self._store.get_or_make(name, kind, parts, self._subject, self._work, make)
         self._done(name, start, cached=cached)
@@ -55,7 +56,7 @@ class Stages:
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Time what is done every time."""
-        log.info("%s …", name)
+        _started(name)
         start = time.perf_counter()
         yield
         self._done(name, start, cached=False)
@@ -64,6 +65,11 @@ class Stages:
         seconds = time.perf_counter() - start
         log.info("%s done in %.1f s", name, seconds)
         self.times.append(StageTime(name=name, seconds=round(seconds, 3), cached=cached))
+
+
+def _started(name: str) -> None:
+    log.info("%s …", name)
+    note_stage(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

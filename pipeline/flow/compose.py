@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import CONF_DIR, PipelineConfig, register_schema
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.flow.outcome_file import note_end
 
 Config = TypeVar("Config")
 
@@ -62,6 +63,7 @@ def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -
         return ERROR if stop.code else OK
     except KeyboardInterrupt:
         print("interrupted: nothing was published", file=sys.stderr)
+        note_end(INTERRUPTED, message="interrupted")
         return INTERRUPTED
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
@@ -160,6 +162,7 @@ def _set_up_logging() -> None:
 
 def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
+    note_end(ERROR, message=message)
 
 
 def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> str:

@@ -18,7 +18,7 @@ from pipeline.errors import CastError
 from pipeline.graph.files import add_initializer, constant, prune
 from pipeline.graph.observe import run_observed, unpadded_batches
 from pipeline.text.datasets import spread
-from pipeline.text.tokens import Tokenizer
+from pipeline.text.source_text import open_tokenizer, tokenize
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -96,8 +96,8 @@ def largest_values(
     model: ir.Model, tensors: Sequence[ir.Value], source: SourceModel, texts: Sequence[str]
 ) -> dict[str, float]:
     """Return each tensor's largest magnitude over some of the texts, NaN where there is one."""
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows([source.prefix + text for text in spread(texts, _PROBED_TEXTS)])
+    tokenizer = open_tokenizer(source)
+    rows = tokenize(source, tokenizer, spread(texts, _PROBED_TEXTS))
     batches = unpadded_batches(tokenizer, rows, max_tokens=_PROBED_TOKENS)
     reach: dict[str, float] = {}
     for values in run_observed(model, tensors, batches):

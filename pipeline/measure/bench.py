@@ -15,6 +15,7 @@ from pipeline.measure.quality.quality import Expected, expect
 from pipeline.measure.speed.speed import TimedText
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.datasets import Dataset, spread
+from pipeline.text.source_text import open_tokenizer, tokenize
 from pipeline.text.tokens import Tokenizer, by_length
 
 PASS_SHARE = 1 / 160
@@ -41,7 +42,7 @@ def set_up(
     source: SourceModel, dataset: Dataset, config: ValidateConfig, kind: NumericType
 ) -> Bench:
     """Load the reference and compute everything artifacts are compared with."""
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
+    tokenizer = open_tokenizer(source)
     reference = TorchEncoder(source, device=config.device)
     _check_tokenizer(tokenizer, reference, dataset.evaluation[:64])
     texts = spread(dataset.evaluation, config.max_sentences)
@@ -110,8 +111,8 @@ def choose_timed_text(
     """Choose what is timed; ``text_s`` is what the reference takes for a text."""
     affordable = int(PASS_SHARE * config.budget_s / text_s)
     chosen = spread(texts, max(LEAST_TIMED, min(config.timing_sentences, affordable)))
-    rows = tokenizer.rows([source.prefix + text for text in chosen])
-    singles = tokenizer.rows([source.prefix + t for t in spread(texts, config.latency_runs)])
+    rows = tokenize(source, tokenizer, chosen)
+    singles = tokenize(source, tokenizer, spread(texts, config.latency_runs))
     return TimedText(
         texts=chosen,
         rows=rows,

@@ -19,7 +19,7 @@ from pipeline.nightly.launchers.kubernetes import run_kubernetes
 from pipeline.nightly.launchers.local import run_local
 from pipeline.nightly.launchers.slurm import run_slurm
 from pipeline.nightly.night import Night, open_night
-from pipeline.nightly.show.junit import to_junit
+from pipeline.nightly.show.cases import to_junit
 from pipeline.nightly.show.screen import screen
 from pipeline.nightly.show.summary import Summary, read_statuses, to_json, to_markdown, to_text
 from pipeline.nightly.stop import Stop

@@ -1,8 +1,65 @@
-"""``junit.xml``: one test case for each artifact and gate, for CI systems that read them."""
+"""Write JUnit XML for CI systems, and the gates of ``report.json`` as its test cases."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from xml.etree import ElementTree as ET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JUnitCase:
+    """One test case; ``message`` says why it did not pass, or what a passed one printed.
+
+    ``kind`` is the type of a failure or error, ``detail`` its longer text.
+    """
+
+    classname: str
+    name: str
+    outcome: Literal["passed", "failure", "error", "skipped"] = "passed"
+    message: str = ""
+    kind: str | None = None
+    detail: str | None = None
+    seconds: float | None = None
+
+
+def to_xml(suite_name: str, cases: Sequence[JUnitCase]) -> str:
+    """Return one suite of test cases as a JUnit file, without what XML cannot hold."""
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.outcome == "failure" for case in cases)),
+        "errors": str(sum(case.outcome == "error" for case in cases)),
+        "skipped": str(sum(case.outcome == "skipped" for case in cases)),
+    }
+    suites = ET.Element("testsuites", counts)
+    suite = ET.SubElement(suites, "testsuite", {"name": _valid(suite_name)} | counts)
+    suite.extend(map(_element, cases))
+    ET.indent(suites)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _element(case: JUnitCase) -> ET.Element:
+    named = {"classname": _valid(case.classname), "name": _valid(case.name)}
+    timed = {} if case.seconds is None else {"time": f"{case.seconds:.1f}"}
+    element = ET.Element("testcase", named | timed)
+    if case.outcome != "passed":
+        kind = {} if case.kind is None else {"type": _valid(case.kind)}
+        said = ET.SubElement(element, case.outcome, kind | {"message": _valid(case.message)})
+        said.text = None if case.detail is None else _valid(case.detail)
+    elif case.message:
+        ET.SubElement(element, "system-out").text = _valid(case.message)
+    return element
+
+
+def _valid(text: str) -> str:
+    """Leave out what XML 1.0 has no way to write, as a log may hold.
+
+    https://www.w3.org/TR/xml/#charsets
+    """
+    return "".join(c for c in text if c in "\t\n\r" or (c >= " " and not _is_no_character(c)))
+
+
+def _is_no_character(c: str) -> bool:
+    return c in "\ufffe\uffff" or "\ud800" <= c <= "\udfff"
 
 
 def render_junit(data: Mapping[str, Any]) -> str:
@@ -16,38 +73,18 @@ def render_junit(data: Mapping[str, Any]) -> str:
     cases = []
     for artifact in data["artifacts"]:
         if artifact["executed"]:
-            cases += [_judged(artifact["name"], gate) for gate in artifact["gates"]]
+            cases += [_gate(artifact["name"], gate) for gate in artifact["gates"]]
         else:
             cases += [_skipped(artifact, name) for name in names or ["executed"]]
     return to_xml(f"{data['model']} {data['precision']}", cases)
 
 
-def to_xml(suite_name: str, cases: Sequence[ET.Element]) -> str:
-    """Return one suite of test cases as a JUnit file, its counts from what the cases hold."""
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(case.find("failure") is not None for case in cases)),
-        "errors": "0",
-        "skipped": str(sum(case.find("skipped") is not None for case in cases)),
-    }
-    suites = ET.Element("testsuites", counts)
-    suite = ET.SubElement(suites, "testsuite", {"name": suite_name} | counts)
-    suite.extend(cases)
-    ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _judged(artifact: str, gate: Mapping[str, Any]) -> ET.Element:
-    case = ET.Element("testcase", {"classname": artifact, "name": gate["name"]})
+def _gate(artifact: str, gate: Mapping[str, Any]) -> JUnitCase:
     words = f"{gate['observed']} against a threshold of {gate['threshold']} ({gate['setting']})"
-    if gate["passed"]:
-        ET.SubElement(case, "system-out").text = words
-    else:
-        ET.SubElement(case, "failure", {"message": words})
-    return case
+    outcome: Literal["passed", "failure"] = "passed" if gate["passed"] else "failure"
+    return JUnitCase(classname=artifact, name=gate["name"], outcome=outcome, message=words)
 
 
-def _skipped(artifact: Mapping[str, Any], gate: str) -> ET.Element:
-    case = ET.Element("testcase", {"classname": artifact["name"], "name": gate})
-    ET.SubElement(case, "skipped", {"message": f"not executed: {artifact['reason']}"})
-    return case
+def _skipped(artifact: Mapping[str, Any], gate: str) -> JUnitCase:
+    reason = f"not executed: {artifact['reason']}"
+    return JUnitCase(classname=artifact["name"], name=gate, outcome="skipped", message=reason)

@@ -19,7 +19,8 @@ from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.errors import ExportError
 from pipeline.graph.files import add_initializer, prune, save_graph
 from pipeline.graph.gemms import canonicalize_gemms
-from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
+from pipeline.text.source_text import open_tokenizer, tokenize
+from pipeline.text.tokens import TokenBatch, TokenRow
 from pipeline.vectors import row_cosines
 
 log = logging.getLogger(__name__)
@@ -258,8 +259,8 @@ def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:
 
 def _check_batches(source: SourceModel, texts: Sequence[str]) -> Iterator[TokenBatch]:
     """Yield batches: the empty text, one alone, mixed lengths, extra padding, max length."""
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows([source.prefix + text for text in ("", *texts[:48])])
+    tokenizer = open_tokenizer(source)
+    rows = tokenize(source, tokenizer, ["", *texts[:48]])
     full = tokenizer.rows([" ".join(texts)])
     rows_at = sorted(rows, key=lambda row: len(row.ids))
     middle: TokenRow = rows_at[len(rows_at) // 2]

@@ -13,7 +13,7 @@ from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.fuse_attention import fuse_attention
 from pipeline.graph.fuse_kernels import keep_apart
 from pipeline.graph.fuse_pooling import drop_expanded_mask
-from pipeline.text.tokens import Tokenizer
+from pipeline.text.source_text import open_tokenizer, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir:
     origin = model.sha256 if graphs.buildable == model else model.source_sha256
     path = out_dir / "model.onnx"
     faster = save_graph(graph, path, precision=model.precision, source_sha256=origin)
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    batch = probe(tokenizer, tokenizer.rows([source.prefix + text for text in texts]))
+    tokenizer = open_tokenizer(source)
+    batch = probe(tokenizer, tokenize(source, tokenizer, texts))
     worst, least = worst_cosine(model, faster, batch), LEAST_COSINE[model.precision]
     log.info("model.onnx computes what it did: worst cosine %.7f", worst)
     if not worst >= least:

@@ -13,7 +13,7 @@ from pipeline.graph.half import find_wide_tensors
 from pipeline.graph.observe import unpadded_batches
 from pipeline.progress import track
 from pipeline.quant.calibrate.attention import check_attention, scale_attention
-from pipeline.quant.calibrate.calibration import describe_calibration, observe_groups, tokenize
+from pipeline.quant.calibrate.calibration import choose_text, describe_calibration, observe_groups
 from pipeline.quant.calibrate.settings import check_quantize
 from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.choices import refine
@@ -45,7 +45,7 @@ def quantize(
     if not texts:
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
-    text = tokenize(source, config, texts)
+    text = choose_text(source, config, texts)
     batch = probe(text.tokenizer, text.sentences)
     graph = load_graph(model)
     groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))

@@ -21,6 +21,11 @@ from pathlib import Path
 def say(*lines):
     print(*lines, sep="\\n", flush=True)
 
+def tell(**outcome):
+    told = {"schema": 1, "exit": None, "stage": "export", "gates": [], "bundle": None}
+    told |= {"message": None} | outcome
+    Path(os.environ["PIPELINE_OUTCOME"]).write_text(json.dumps(told))
+
 def leave(directory, **report):
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps(report))
@@ -31,12 +36,13 @@ if sys.orig_argv[1:3] == ["-m", "pipeline"]:
     name = settings["model.name"]
     target = Path(settings["artifacts_dir"], name, settings["precision"])
     say("12:00:00 resolve …", "12:00:01 resolve done in 1.0 s", "12:00:01 export …")
+    tell()
     if do == "reject":
         leave(target.with_name(target.name + ".rejected"), passed=False)
-        say("12:00:02 validate …", "gate failed: cosine.mean 0.5 < 0.9 (validate.gates)")
+        tell(exit=2, stage="validate", gates=["cosine.mean 0.5 < 0.9 (validate.gates)"])
         os._exit(2)
     if do == "error":
-        say("error: the graph is odd; set exporter=optimum")
+        tell(exit=1, message="the graph is odd; set exporter=optimum")
         os._exit(1)
     if do.startswith("SIG"):
         os.kill(os.getpid(), signal.Signals[do])
@@ -57,7 +63,7 @@ if sys.orig_argv[1:3] == ["-m", "pipeline"]:
         while not Path("go").exists():
             time.sleep(0.02)
     leave(target, name=name, devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    say(f"published {target}")
+    tell(exit=0, stage="publish", bundle=str(target))
     os._exit(0)
 """
 

@@ -11,7 +11,6 @@ import stand_in
 from stand_in import is_gone, until
 
 from pipeline.files import read_json
-from pipeline.nightly.cells import log
 from pipeline.nightly.cells.cell import main, run_cell
 from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.stop import Stop
@@ -143,19 +142,6 @@ def test_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
     assert main(["--list", str(listed)]) == 1
     assert main(["--nonsense"]) == 1
-
-
-def test_log_of_a_real_run() -> None:
-    text = "\n".join(
-        [
-            "12:00:00 build tensorrt_rtx …",
-            "12:00:03 build tensorrt_rtx done in 3.0 s",
-            "12:00:03 model.onnx: something odd … said in passing",
-            "  7 % …",
-        ]
-    )
-    assert log.last_stage(text) == "build tensorrt_rtx"
-    assert log.last_stage("") is None
 
 
 def test_torn_status_is_no_status(tmp_path: Path) -> None:

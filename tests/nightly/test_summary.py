@@ -15,7 +15,7 @@ from pipeline.nightly.after import close_night
 from pipeline.nightly.cells.matrix import Cell
 from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
-from pipeline.nightly.show.junit import to_junit
+from pipeline.nightly.show.cases import to_junit
 from pipeline.nightly.show.summary import Summary, read_statuses, to_markdown, to_text
 
 ENDED_BADLY = sorted(set(State) - {State.published, State.rejected})
@@ -101,7 +101,7 @@ def test_cell_without_a_status_is_missing(tmp_path: Path) -> None:
     assert (missing.state, missing.message) == (State.missing, "the node died")
     assert missing.command == "python -m pipeline model=m"
     status(State.running, started="2026-11-21T02:00:00+00:00").write(night.of(night.cells[0]))
-    (tmp_path / "a/log.txt").write_text("12:00:00 export …\n")
+    (tmp_path / "a/outcome.json").write_text('{"schema": 1, "stage": "export", "gates": []}')
     (missing,) = read_statuses(night, {})
     assert (missing.state, missing.stage, missing.message) == (
         "missing",

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pipeline.report.junit import render_junit
+from pipeline.report.junit import JUnitCase, render_junit, to_xml
 
 
 def gate(name: str, observed: float) -> dict[str, Any]:
@@ -61,3 +61,16 @@ def test_without_an_artifact_that_ran(artifacts: tuple[dict[str, Any], ...], tes
     suites = read(report(*artifacts))
     assert suites.get("tests") == suites.get("skipped") == tests
     assert suites.get("failures") == "0"
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\x1b", "\ufffe", "\ud800"])
+@pytest.mark.parametrize("outcome", ["passed", "failure", "error", "skipped"])
+def test_what_xml_cannot_hold_is_left_out_everywhere(odd: str, outcome: Any) -> None:
+    text = f"a{odd}<&>b"
+    case = JUnitCase(
+        classname=text, name=text, outcome=outcome, message=text, kind=text, detail=text, seconds=1
+    )
+    root = ET.fromstring(to_xml(text, [case]).encode())
+    words = [value for element in root.iter() for value in (*element.attrib.values(), element.text)]
+    assert not any(odd in word for word in words if word)
+    assert sum(word == "a<&>b" for word in words) >= 4

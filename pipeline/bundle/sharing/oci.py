@@ -10,8 +10,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +18,7 @@ from typing import Any
 from pipeline.bundle.manifest import MANIFEST, MAX_BYTES
 from pipeline.bundle.sharing.reference import OciReference
 from pipeline.errors import ShareError
+from pipeline.files import link_or_copy
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +152,7 @@ class OciSource:
                 raise ValueError(f"{name} of {layer['size']} bytes")
             twin = self._fetched.setdefault(layer["digest"], target)
             if twin is not target:
-                _link(twin, target)
+                link_or_copy(twin, target)
                 return
             _log_large(layer)
             blob = self._registry.get_blob(self._container, layer["digest"], stream=True)
@@ -162,13 +161,6 @@ class OciSource:
                     out.write(chunk)
                     if out.tell() > layer["size"]:
                         raise ValueError(f"{name} is larger than {layer['size']} bytes")
-
-
-def _link(twin: Path, target: Path) -> None:
-    try:
-        os.link(twin, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(twin, target)
 
 
 def _layers(manifest: Any) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,8 @@
-"""Entries of the stage store on disk: read whole or not at all, added and removed by one rename."""
+"""Read, link and remove the stage store's entries on disk, each whole or not at all."""
 
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.contracts import sha256_file
+from pipeline.files import link_or_copy
 
 SCHEMA = 1
 
@@ -73,14 +73,9 @@ def link_files(source: Path, names: Iterable[str], target: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name: a hard link, or a copy where that fails."""
+    """Give a file a second name below a directory that is made where it is not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+    link_or_copy(source, target)
 
 
 def remove(entry: Path, aside: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Older bundles timed beside tonight's, round by round, in a process of its own.
+"""Time older bundles beside tonight's, round by round, in a process of its own.
 
 ``time_beside`` starts ``python -m pipeline.history.judge.rerun``, which reads a job from standard
 input and prints what it measured: an engine that crashes ends that process and not the night. All
@@ -7,16 +7,16 @@ makes them differ by 1 to 2 % (``docs/measuring.md``).
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.fresh_process import FreshProcessError, run_fresh
 from pipeline.history.judge.slower import Beside
 from pipeline.measure.speed.intervals import Speedup
 
+_MODULE = "pipeline.history.judge.rerun"
 REPETITIONS = 2
 BUDGET_S = 40.0
 """Seconds of rounds a repetition and older bundle; a step of 5 % takes 12 rounds or so."""
@@ -45,27 +45,13 @@ class RerunJob:
 
 def time_beside(job: RerunJob) -> list[Beside]:
     """Return how many times as fast tonight's bundle is as each older one, or why not."""
-    package = str(Path(__file__).parents[3])
-    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
     hidden = {} if job.cuda else {"CUDA_VISIBLE_DEVICES": ""}
     limit = REPETITIONS * len(job.older) * job.budget_s + _OPENING_S
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.history.judge.rerun"],
-            input=json.dumps(asdict(job)),
-            env=os.environ | {"PYTHONPATH": path} | hidden,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=True,
-        )
-        return [_read(data) for data in json.loads(done.stdout.splitlines()[-1])]
-    except subprocess.TimeoutExpired:
-        reason = f"not done within {limit:.0f} s"
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        reason = f"the process ended with {error.returncode}: {last[:200]}"
-    return [Beside(name=name, reason=reason) for name in job.older]
+        done = run_fresh(_MODULE, asdict(job), timeout_s=limit, environment=hidden)
+    except FreshProcessError as error:
+        return [Beside(name=name, reason=str(error)) for name in job.older]
+    return [_read(data) for data in done]
 
 
 def _read(data: Mapping[str, object]) -> Beside:

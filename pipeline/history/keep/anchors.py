@@ -1,16 +1,17 @@
-"""One older bundle a cell, as hard links beside the database: what a drift is held against.
+"""Keep one older bundle a cell, as hard links beside the database, to hold a drift against.
 
 ``previous`` is of last night, and a loss of half a percent a night never shows against it. The
 anchor stays until something faster, or a level that somebody accepted, takes its place.
 """
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.bundle.manifest import MANIFEST
+from pipeline.files import link_tree
 from pipeline.history.keep.journal import night_name
 from pipeline.history.keep.records import utc
 
@@ -28,7 +29,7 @@ class Anchor:
 def find_anchor(database: Path, cell: str) -> Anchor | None:
     """Return a cell's anchor; None where there is none yet."""
     for bundle in sorted(_directory(database, cell).glob("[0-9]*"), reverse=True):
-        if (bundle / "manifest.json").is_file():
+        if (bundle / MANIFEST).is_file():
             return Anchor(night=utc(bundle.name), bundle=bundle)
     return None
 
@@ -39,15 +40,10 @@ def keep_anchor(database: Path, cell: str, night: str, bundle: Path) -> None:
     Without room for it the night goes on, with a line in the log and the anchor as it was.
     """
     directory = _directory(database, cell)
-    target, draft = directory / night_name(night), directory / f".{night_name(night)}"
+    target = directory / night_name(night)
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(bundle, draft, copy_function=_link)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except (OSError, shutil.Error) as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        link_tree(bundle, target)
+    except OSError as error:
         log.warning("%s: no anchor kept in %s: %s", cell, directory, error)
         return
     for other in directory.iterdir():
@@ -58,22 +54,6 @@ def keep_anchor(database: Path, cell: str, night: str, bundle: Path) -> None:
 def drop_anchor(database: Path, cell: str) -> None:
     """Remove a cell's anchor: the next published night gives another."""
     shutil.rmtree(_directory(database, cell), ignore_errors=True)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where that cannot be a link.
-
-    Raises:
-        OSError: neither can be made.
-    """
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _link(source: str, target: str) -> None:
-    link_or_copy(Path(source), Path(target))
 
 
 def _directory(database: Path, cell: str) -> Path:

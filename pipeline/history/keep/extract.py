@@ -1,4 +1,4 @@
-"""What history keeps of a cell, taken from its record, its report and its bundle's manifest."""
+"""Take what history keeps of a cell from its record, its report and its bundle's manifest."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.manifest import MANIFEST, find_manifest
 from pipeline.contracts import sha256_file
 from pipeline.errors import HistoryError
-from pipeline.files import read_json
 from pipeline.history.keep.records import STATES, ArtifactEntry, CellRecord, Entry, Figure, utc
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def make_entry(record: CellRecord, page: str | None = None) -> Entry:
         raise HistoryError(
             f"cell {record.cell}: state {record.state!r}, expected one of {', '.join(STATES)}"
         )
-    manifest = None if record.bundle is None else read_json(record.bundle / "manifest.json")
+    manifest = {} if record.bundle is None else find_manifest(record.bundle)
     entry = Entry(
         night=utc(record.night),
         cell=record.cell,
@@ -43,7 +43,7 @@ def make_entry(record: CellRecord, page: str | None = None) -> Entry:
         seconds=record.seconds,
         command=record.command,
         bundle_sha256=None if record.bundle is None else manifest_sha256(record.bundle),
-        config_sha256=None if manifest is None else _sha256(manifest.get("config")),
+        config_sha256=_sha256(manifest.get("config")),
         page=page,
     )
     try:
@@ -70,7 +70,7 @@ def _with_report(entry: Entry, report: Mapping[str, Any]) -> Entry:
 def manifest_sha256(bundle: Path) -> str | None:
     """Return the sha256 of a bundle's manifest, which names the bundle; None without one."""
     try:
-        return sha256_file(bundle / "manifest.json")
+        return sha256_file(bundle / MANIFEST)
     except OSError:
         return None
 

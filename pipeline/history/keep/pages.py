@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.history.keep.anchors import link_or_copy
+from pipeline.files import link_or_copy
 from pipeline.history.keep.journal import night_name, nights_directory
 from pipeline.history.keep.records import CellRecord, utc
 

@@ -1,13 +1,12 @@
 """The short forms of a night: ``trend.md`` for a CI job's summary page, ``trend.junit.xml``."""
 
 from collections.abc import Iterator
-from xml.etree import ElementTree as ET
 
 from pipeline.history.judge.metrics import SPEEDS
 from pipeline.history.keep.records import STATES, Finding
 from pipeline.history.show.trend import CellView, Trend
 from pipeline.report import numbers
-from pipeline.report.junit import to_xml
+from pipeline.report.junit import JUnitCase, to_xml
 from pipeline.report.markdown import escape, table_row
 
 _MOST = 30
@@ -81,7 +80,7 @@ def render_junit(trend: Trend) -> str:
     return to_xml(f"night {trend.nights[-1]}", cases)
 
 
-def _cases(cell: CellView) -> Iterator[ET.Element]:
+def _cases(cell: CellView) -> Iterator[JUnitCase]:
     findings = list(cell.findings)
     names: list[tuple[str, str]] = [("", "state")]
     if cell.tonight is not None:
@@ -97,13 +96,13 @@ def _cases(cell: CellView) -> Iterator[ET.Element]:
         yield _case(cell, f"{artifact} {metric}".strip(), own)
 
 
-def _case(cell: CellView, name: str, findings: list[Finding]) -> ET.Element:
-    case = ET.Element("testcase", {"classname": cell.last.cell, "name": name})
+def _case(cell: CellView, name: str, findings: list[Finding]) -> JUnitCase:
     failing = [finding.text for finding in findings if finding.fails]
     if name == "state" and cell.tonight is None:
         failing.append(f"not run on this night; last on {cell.last.night}")
-    if failing:
-        ET.SubElement(case, "failure", {"message": "; ".join(failing)})
-    elif findings:
-        ET.SubElement(case, "system-out").text = "; ".join(f.text for f in findings)
-    return case
+    return JUnitCase(
+        classname=cell.last.cell,
+        name=name,
+        outcome="failure" if failing else "passed",
+        message="; ".join(failing or [finding.text for finding in findings]),
+    )

@@ -1,4 +1,4 @@
-"""What a process pays before its first vector: seconds to load, and memory at its peak.
+"""Measure what a process pays before its first vector: seconds to load, memory at its peak.
 
 ``measure_cold`` starts a process for one encoder: ``python -m pipeline.measure.speed.cold``, which
 reads a job from standard input and prints what it measured. It imports the runtime it measures and
@@ -7,8 +7,6 @@ nothing else, so that the numbers are the runtime's own.
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +15,12 @@ from pathlib import Path
 
 from pipeline.config import NumericType
 from pipeline.engines.gpu import gpu_memory_used
+from pipeline.fresh_process import FreshProcessError, run_fresh
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "torch"
+_MODULE = "pipeline.measure.speed.cold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +55,13 @@ class Cold:
 
 def measure_cold(job: ColdJob, *, timeout_s: float) -> Cold | None:
     """Return what the job costs a fresh process, or None (and a line in the log) where it fails."""
-    package = str(Path(__file__).parents[3])
-    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
     before = {"gpu_memory_before": gpu_memory_used(), "started": time.monotonic()}
-    message = json.dumps(asdict(job) | before)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.measure.speed.cold"],
-            input=message,
-            env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=True,
-        )
-        return Cold(**json.loads(done.stdout.splitlines()[-1]))
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        log.warning("%s: no cold start: %s", job.engine, last)
-    except subprocess.TimeoutExpired:
-        log.warning("%s: no cold start within %.0f s", job.engine, timeout_s)
-    return None
+        measured = run_fresh(_MODULE, asdict(job) | before, timeout_s=timeout_s, environment={})
+    except FreshProcessError as error:
+        log.warning("%s: no cold start: %s", job.engine, error)
+        return None
+    return Cold(**measured)
 
 
 def _run(job: ColdJob, started: float, gpu_memory_before: int | None) -> Cold:

@@ -1,8 +1,9 @@
 """Run one cell: ``python -m pipeline.nightly.cells.cell DIRECTORY``, under every scheduler alike.
 
 ``DIRECTORY`` holds ``cell.json``, which says what to run. It gets ``log.txt`` (all that the command
-prints), ``status.json``, ``previous/`` (the bundle before) and the command's reports. A cell with a
-final status is not run again. Exit codes: 0 published, 2 a gate failed, 1 anything else.
+prints), ``outcome.json`` (what the command tells of itself), ``status.json``, ``previous/`` (the
+bundle before) and the command's reports. A cell with a final status is not run again. Exit codes: 0
+published, 2 a gate failed, 1 anything else.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.engines.gpu import name_gpu
 from pipeline.errors import NightlyError, PipelineError
 from pipeline.files import read_json, write_json
-from pipeline.nightly.cells import child, log
+from pipeline.flow.outcome_file import VARIABLE, RunOutcome, read_outcome
+from pipeline.nightly.cells import child
 from pipeline.nightly.cells.child import Ending
 from pipeline.nightly.cells.matrix import Cell, cell_from
 from pipeline.nightly.cells.previous import keep_previous
 from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.stop import Stop
 
-CELL_FILE, LOG_FILE = "cell.json", "log.txt"
+CELL_FILE, LOG_FILE, OUTCOME_FILE = "cell.json", "log.txt", "outcome.json"
+_LONGEST = 500
+"""Characters of a message that the status keeps."""
 _REPORTS = ("report.json", "report.html", "report.md", "junit.xml")
 _EXIT_CODES = {State.published: 0, State.rejected: 2}
 
@@ -92,7 +96,9 @@ def run_cell(directory: Path, stopping: Stop) -> Status:
 
 
 def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
-    environment = _environment()
+    outcome = directory.absolute() / OUTCOME_FILE
+    outcome.unlink(missing_ok=True)
+    environment = _environment() | {VARIABLE: str(outcome)}
     begun = Status(
         cell=cell.name,
         model=cell.model,
@@ -121,7 +127,7 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
             grace_s=cell.grace_s,
             is_stopped=lambda: stopping.signal is not None,
         )
-    ended = final_status(begun, ending, log.read_log(directory / LOG_FILE), cell.timeout_s)
+    ended = final_status(begun, ending, read_outcome(outcome), cell.timeout_s)
     ended = replace(
         ended,
         seconds=round(time.monotonic() - clock, 1),
@@ -134,10 +140,10 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
     return ended
 
 
-def final_status(begun: Status, ending: Ending, text: str, timeout_s: float) -> Status:
-    """Return what the ending of a command and its log come to; the stage only where it failed."""
-    stage = log.last_stage(text)
-    status = replace(begun, exit_code=ending.code if ending.code >= 0 else None, stage=stage)
+def final_status(begun: Status, ending: Ending, told: RunOutcome, timeout_s: float) -> Status:
+    """Return what a command's ending and what it told come to; the stage only where it failed."""
+    code = ending.code if ending.code >= 0 else None
+    status = replace(begun, exit_code=code, stage=told.stage)
     # A shell, a container or a scheduler in between says 128 + signal.
     number = -ending.code if ending.code < 0 else ending.code - 128
     name = signal.Signals(number).name if number in set(signal.Signals) else None
@@ -150,26 +156,19 @@ def final_status(begun: Status, ending: Ending, text: str, timeout_s: float) -> 
         words = "as the kernel does when memory runs out" if name == "SIGKILL" else "see its log"
         words = f"ended by {name}, {words}"
         return replace(status, state=State.crashed, signal=name, message=words)
-    if ending.code == 0 and log.published_path(text):
+    if ending.code == 0 and told.bundle:
         return replace(status, state=State.published, stage=None)
     if ending.code == 2:
-        return replace(status, state=State.rejected, message=log.failed_gates(text))
-    message = log.error_message(text) or f"exit code {ending.code} and nothing was published"
-    return replace(status, state=State.error, message=message)
+        words = f"gate failed: {'; '.join(told.gates)}"
+        return replace(status, state=State.rejected, message=words[:_LONGEST])
+    message = told.message or f"exit code {ending.code} and nothing was published"
+    return replace(status, state=State.error, message=message[:_LONGEST])
 
 
 def _gpu(environment: Mapping[str, str]) -> str | None:
     """Return the name of the first GPU that the command sees, as nvidia-smi says it."""
     visible = environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    command = shutil.which("nvidia-smi")
-    if command is None or not visible:
-        return None
-    query = [command, "--query-gpu=name", "--format=csv,noheader", f"--id={visible}"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+    return name_gpu(visible) if visible else None
 
 
 def _keep_reports(state: State, target: Path, directory: Path) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""The bundle that a cell may replace, kept as hard links for the night."""
+"""Keep the bundle that a cell may replace, as hard links, for the night."""
 
-import os
-import shutil
 from pathlib import Path
 
 from filelock import FileLock
+
+from pipeline.files import link_tree
 
 
 def keep_previous(bundle: Path, kept: Path) -> Path | None:
@@ -17,17 +17,7 @@ def keep_previous(bundle: Path, kept: Path) -> Path | None:
         return kept
     if not bundle.is_dir():
         return None
-    partial = kept.with_name(f".{kept.name}")
-    shutil.rmtree(partial, ignore_errors=True)
     # The lock of pipeline.bundle.place: nobody publishes in the meantime.
     with FileLock(bundle.parent / f".{bundle.name}.lock"):
-        shutil.copytree(bundle, partial, copy_function=_link)
-    partial.rename(kept)
+        link_tree(bundle, kept)
     return kept
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.nightly.cells.cell import LOG_FILE
-from pipeline.nightly.cells.log import last_stage, read_log
+from pipeline.flow.outcome_file import read_outcome
+from pipeline.nightly.cells.cell import OUTCOME_FILE
 from pipeline.nightly.cells.matrix import Cell
 from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
@@ -80,7 +80,7 @@ def _line(directory: Path, cell: Cell) -> _Line:
     if status.state is not State.running:
         stage = status.stage or ""
         return _Line(cell=cell.name, state=status.state, stage=stage, seconds=status.seconds)
-    stage = last_stage(read_log(directory / LOG_FILE)) or ""
+    stage = read_outcome(directory / OUTCOME_FILE).stage or ""
     began = datetime.fromisoformat(status.started) if status.started else datetime.now(UTC)
     seconds = max(0.0, (datetime.now(UTC) - began).total_seconds())  # another host's clock
     return _Line(cell=cell.name, state=State.running, stage=stage, seconds=seconds)

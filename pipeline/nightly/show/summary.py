@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.flow.outcome_file import read_outcome
 from pipeline.history import Finding
-from pipeline.nightly.cells.cell import LOG_FILE
-from pipeline.nightly.cells.log import last_stage, read_log
+from pipeline.nightly.cells.cell import LOG_FILE, OUTCOME_FILE
 from pipeline.nightly.cells.matrix import Cell
 from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
@@ -60,7 +60,7 @@ def _final(directory: Path, cell: Cell, reasons: Mapping[str, str]) -> Status:
         state=State.missing,
     )
     reason = reasons.get(cell.name) or begun.message or "it has no status"
-    stage = last_stage(read_log(directory / LOG_FILE))
+    stage = read_outcome(directory / OUTCOME_FILE).stage
     return replace(begun, state=State.missing, stage=stage, message=reason)
 
 

@@ -1,4 +1,4 @@
-"""The text that int8 is calibrated on: what gives ranges, and what decides between choices."""
+"""Choose the text that int8 is calibrated on: what gives ranges, what decides between choices."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from pipeline.progress import track
 from pipeline.quant.calibrate.spans import cut_spans
 from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.text.datasets import spread
+from pipeline.text.source_text import open_tokenizer, tokenize
 from pipeline.text.tokens import Tokenizer, TokenRow, by_exact_length
 
 
@@ -37,11 +38,11 @@ class Calibration:
         return self.fitted[: len(self.fitted) - self.spans]
 
 
-def tokenize(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]) -> Calibration:
+def choose_text(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]) -> Calibration:
     """Choose the text, and hold a part of it back, spread over its kinds."""
     texts = spread(texts, config.calibration_sentences)
-    tokenizer = Tokenizer(source.assets, max_length=source.max_length)
-    rows = tokenizer.rows([source.prefix + text for text in texts])
+    tokenizer = open_tokenizer(source)
+    rows = tokenize(source, tokenizer, texts)
     count = int(len(rows) * config.held_back)
     held = set(spread(range(len(rows)), count)) if count else set()
     fitted = [row for i, row in enumerate(rows) if i not in held]
