@@ -198,7 +198,7 @@ def test_an_anchor_without_room_leaves_the_one_before(
     def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.history.keep.anchors.link_or_copy", full)
+    monkeypatch.setattr("pipeline.files.link_or_copy", full)
     keep_anchor(database, "a/b", night(1), tmp_path / "bundles/1")
     anchor = find_anchor(database, "a/b")
     assert anchor is not None

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 from light_bundle import write_bundle
 
+from pipeline import runtime
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.flow.environment import describe_environment
 from pipeline.history.judge import rerun
 from pipeline.history.judge.rerun import RerunJob, time_beside
 from pipeline.measure.speed import rounds
-from pipeline.runtime import loading as runtime
 from pipeline.text.tokens import TokenBatch, Tokenizer
 
 
@@ -73,6 +73,7 @@ JOB = RerunJob(
 
 def test_a_slower_bundle_is_slower_every_time(engines: dict[str, FakeEngine]) -> None:
     (beside,) = rerun.run(JOB)
+    assert beside.reason is None
     assert beside.name == "the anchor"
     assert [one.median for one in beside.speedups] == pytest.approx([10 / 11] * 2)
     assert beside.slower
