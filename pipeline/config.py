@@ -1,4 +1,4 @@
-"""The configuration: plain dataclasses that Hydra checks keys and types against.
+"""Define the configuration: plain dataclasses that Hydra checks keys and types against.
 
 They are not frozen because OmegaConf has to fill them. ``conf/config.yaml`` starts from the
 schema stored here, so an unknown key or a wrong type fails at composition, with its name. The

@@ -1,4 +1,4 @@
-"""The frozen artifacts that pass between stages.
+"""Define what passes between stages: frozen dataclasses, each with the sha256 of its source.
 
 Each carries the sha256 of its own bytes and of what it was made from, so a bundle's lineage
 can be walked back to the weights.

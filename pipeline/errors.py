@@ -1,4 +1,4 @@
-"""Every error the pipeline raises on purpose.
+"""Define every error that the pipeline raises on purpose.
 
 A message says what failed, what was seen, what was expected and which config key (or command)
 changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.

@@ -1,4 +1,4 @@
-"""What would be exported: ``python -m pipeline.inspect model=…``, with the pipeline's settings.
+"""Show what would be exported: ``python -m pipeline.inspect model=…``, with the run's settings.
 
 Resolves and exports the model (seconds for a small one), publishes nothing. Exit codes: 0 it can be
 exported; 1 an error, one line on stderr.

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, nothing but the log's lines elsewhere."""
+"""Show progress of long work: a bar on a terminal, nothing but the log's lines elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

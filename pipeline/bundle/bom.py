@@ -1,4 +1,4 @@
-"""``bom.cdx.json``: the bundle as a CycloneDX 1.6 machine-learning bill of materials.
+"""Write ``bom.cdx.json``: the bundle as a CycloneDX 1.6 machine-learning bill of materials.
 
 The same run gives the same document but for its timestamp. Written here as plain JSON: the
 library of the format has no model cards yet

@@ -1,4 +1,4 @@
-"""A published bundle's files, given out once their bytes are those of the manifest."""
+"""Give out a published bundle's files once their bytes are those of the manifest."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Which files an ONNX graph would make a runtime open, read without the ``onnx`` package.
+"""Name the files that an ONNX graph makes a runtime open, without the ``onnx`` package.
 
 Serving does without that package, and parsing a graph of gigabytes to find a few strings would
 double its memory. Only the fields on the way to ``TensorProto.external_data`` are entered; all

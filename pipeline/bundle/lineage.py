@@ -1,4 +1,4 @@
-"""What a manifest says of where its artifacts come from: whether it adds up, and as a tree."""
+"""Check what a manifest says of where its artifacts come from, and draw it as a tree."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""``manifest.json``: read once, and its shape checked before anything in it is used.
+"""Read ``manifest.json`` once, and check its shape before anything in it is used.
 
 A bundle may come from anywhere: names that lead out of it, keys given twice and values of another
 type are refused here, so that whoever holds a parsed manifest may rely on it.

@@ -1,4 +1,4 @@
-"""Scratch space, atomic publication, locks: what keeps a killed run from leaving half a bundle.
+"""Publish by one rename, with scratch space and locks, so that nobody sees half a bundle.
 
 Everything is written under ``<artifacts>/.staging/<run>/``, on the file system of its final place,
 and appears there by one rename. A run holds a lock on its staging directory, so a later run can

@@ -1,4 +1,4 @@
-"""Regular files below a directory, opened without ever following a symbolic link."""
+"""Open regular files below a directory without ever following a symbolic link."""
 
 import contextlib
 import errno

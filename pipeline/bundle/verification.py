@@ -1,4 +1,4 @@
-"""Whether a bundle is the one that was published: every file, its lineage, its report."""
+"""Check that a bundle is the one that was published: every file, its lineage, its report."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""One ``Encoder`` per runtime: padded token batches in, fp32 embeddings out."""
+"""Define what every runtime offers: padded token batches in, fp32 embeddings out."""
 
 from typing import Protocol, runtime_checkable
 

@@ -1,4 +1,4 @@
-"""What a build is asked for, and what its process tells while and when it is done."""
+"""Define what a build is asked for, and what its process tells while it runs and at its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

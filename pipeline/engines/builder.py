@@ -1,4 +1,4 @@
-"""The native build, in a process of its own.
+"""Run the native build in a process of its own.
 
 TensorRT is native code: it can crash or run out of memory, and then only this process ends.
 Polygraphy drives ``tensorrt`` and ``tensorrt_rtx`` alike; which one it takes is an environment

@@ -1,4 +1,4 @@
-"""The GPU of this machine, if there is one."""
+"""Describe the GPU of this machine, if there is one."""
 
 import contextlib
 import ctypes

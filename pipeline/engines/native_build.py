@@ -1,4 +1,4 @@
-"""The build's own process: parse, build, list the kernels, and tell the parent.
+"""Build in a process of its own: parse, build, list the kernels, and tell the parent.
 
 The parent is ``pipeline.engines.builder``.
 """

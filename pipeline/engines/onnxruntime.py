@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, or on CUDA for floating-point graphs."""
+"""Run a graph in ONNX Runtime on the CPU, or on CUDA where it is floating point."""
 
 import os
 import threading

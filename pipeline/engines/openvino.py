@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: reads the same ``model.onnx`` as ONNX Runtime does."""
+"""Run ``model.onnx`` in OpenVINO on the CPU."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX would run for a graph: a plan is built on the CPU, listed and thrown away."""
+"""Tell what TensorRT-RTX would run for a graph: build a plan on the CPU, list it, drop it."""
 
 import tempfile
 from pathlib import Path

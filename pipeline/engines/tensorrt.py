@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX plans; one file drives both, their Python modules share an API.
+"""Run plans of TensorRT and TensorRT-RTX: one file drives both, whose modules share an API.
 
 PyTorch supplies device memory and the stream. Deserializing a plan runs code from it: callers
 check the file's sha256 against the manifest first.

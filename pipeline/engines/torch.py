@@ -1,4 +1,4 @@
-"""The reference: the Sentence Transformer itself, in PyTorch fp32."""
+"""Run the reference: the Sentence Transformer itself, in PyTorch fp32."""
 
 import os
 from pathlib import Path

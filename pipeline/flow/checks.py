@@ -1,4 +1,4 @@
-"""Settings that cannot work, refused before anything slow runs."""
+"""Refuse settings that cannot work before anything slow runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rewrites of ``model.onnx`` that make it fast on CPUs and keep what it computes.
+"""Rewrite ``model.onnx`` so that CPUs run it fast and it computes what it did.
 
 One idea a file. The graph stays portable: standard operators and
 ``com.microsoft.MultiHeadAttention``, which every ONNX Runtime since 1.14 and OpenVINO read; nothing

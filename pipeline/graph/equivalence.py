@@ -1,4 +1,4 @@
-"""Whether two graphs compute the same, seen from a few texts."""
+"""Compare what two graphs compute, on a few texts."""
 
 from collections.abc import Sequence
 

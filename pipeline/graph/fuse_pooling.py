@@ -1,4 +1,4 @@
-"""Mean pooling without the mask repeated for every channel.
+"""Pool means without the mask repeated for every channel.
 
 Sentence Transformers expands the mask to ``[batch, sequence, dim]`` before it casts, multiplies
 and sums; all three broadcast, and the count of tokens is the same for every channel.

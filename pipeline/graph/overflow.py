@@ -1,4 +1,4 @@
-"""Whether text drives a tensor that a graph holds in fp16 beyond fp16's range."""
+"""Check that no text drives a tensor that a graph holds in fp16 beyond fp16's range."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The engines' graph without a second copy of the weights that ``model.onnx`` holds.
+"""Write the engines' graph without a second copy of the weights that ``model.onnx`` holds.
 
 No runtime follows an external tensor out of its graph's directory (ONNX Runtime, OpenVINO, TensorRT
 and ``onnx`` all refuse ``..``), and ``model.onnx`` has to stay one file for the servers that load

@@ -1,4 +1,4 @@
-"""What the nights measured, whether tonight got worse, and the pages that show it.
+"""Keep what the nights measured, tell whether tonight got worse, and draw the pages of it.
 
 ::
 

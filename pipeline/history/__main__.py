@@ -1,4 +1,4 @@
-"""The history of nights: ``python -m pipeline.history --database FILE COMMAND``.
+"""Read and mend the history of nights: ``python -m pipeline.history --database FILE COMMAND``.
 
 Exit codes: 0 done; 1 an error, one line on stderr.
 """

@@ -1,1 +1,1 @@
-"""What is measured: agreement of vectors, task scores, interleaved timing."""
+"""Measure artifacts: agreement of vectors, task scores, interleaved timing."""

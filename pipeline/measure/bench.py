@@ -1,4 +1,4 @@
-"""What every artifact is compared with and timed on: the text, the reference and its results."""
+"""Set up what every artifact is compared with and timed on: text, reference, its results."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What validation found: the measurements of each artifact, and the gates they met.
+"""Define what validation finds: the measurements of each artifact, and the gates they met.
 
 Apart from ``contracts``, so that what a stage makes does not depend on how it is measured.
 """

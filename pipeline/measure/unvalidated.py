@@ -1,4 +1,4 @@
-"""What stands in the report's place of measurements where validation was turned off."""
+"""Fill the report where validation was turned off."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A matrix of models, precisions and devices, built every night, whatever one of them does.
+"""Build a matrix of models, precisions and devices every night, whatever one of them does.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What follows the cells: the history takes the night, and says what got worse."""
+"""Hand a night to the history once its cells have ended, and return what got worse."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The nightly's configuration: what the matrix is, where its cells run, what each may take."""
+"""Define the nightly's configuration: the matrix, where its cells run, what each may take."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

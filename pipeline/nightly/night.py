@@ -1,4 +1,4 @@
-"""A night's directory: its lock, its plan, its cells."""
+"""Open a night's directory: its lock, its plan, its cells."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a flag, so that what runs can be ended in order."""
+"""Catch SIGTERM, SIGINT and SIGHUP as a flag, so that what runs can be ended in order."""
 
 import signal
 from types import FrameType, TracebackType

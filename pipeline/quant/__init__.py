@@ -1,4 +1,4 @@
-"""Static W8A8 quantization of an ONNX encoder, one idea a file.
+"""Quantize an ONNX encoder to static W8A8, one idea a file.
 
 ``gemms`` finds what to quantize, ``statistics`` watches real tokens go by, ``smoothing`` moves
 outliers where they hurt less without changing the function (``folds`` finds where to, ``channels``

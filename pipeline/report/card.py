@@ -1,4 +1,4 @@
-"""``README.md`` of a bundle: a model card, its front matter as the Hugging Face hub reads it."""
+"""Render ``README.md`` of a bundle: a model card whose front matter the Hugging Face hub reads."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Several bundles side by side: which can be compared, which is slower and worse than another."""
+"""Compare bundles side by side: which can be, which is slower and worse than another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What plans run, side by side, as lines for a terminal."""
+"""Show what plans run, side by side, as lines for a terminal."""
 
 from collections.abc import Mapping, Sequence
 

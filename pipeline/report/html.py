@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page that reads on a phone."""
+"""Render ``report.html``: one self-contained page that reads on a phone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""``report.md``: the verdict in a few lines, for a CI job's summary page."""
+"""Render ``report.md``: the verdict in a few lines, for a CI job's summary page."""
 
 from collections.abc import Mapping
 from typing import Any

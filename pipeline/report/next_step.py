@@ -1,4 +1,4 @@
-"""What a report's numbers mean: one sentence on what to do first, and on what an artifact gives."""
+"""Say what a report's numbers mean: what to do first, and what an artifact gives."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How numbers are written for people: as many digits as the measurement carries, never a blank."""
+"""Write numbers for people: as many digits as the measurement carries, never a blank."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Bundles on disk: reading their reports, and whether two of them measured the same thing."""
+"""Read bundles' reports from disk, and tell whether two of them measured the same thing."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One row for each artifact of a report: what the summary and the comparison both show."""
+"""Make one row for each artifact of a report, for the summary and the comparison."""
 
 from collections.abc import Mapping
 from typing import Any

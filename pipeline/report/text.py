@@ -1,4 +1,4 @@
-"""The outcome as a few lines for a terminal or a log."""
+"""Render the outcome as a few lines for a terminal or a log."""
 
 import textwrap
 from typing import Any

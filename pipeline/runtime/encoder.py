@@ -1,4 +1,4 @@
-"""Text to embeddings: what is asked for is checked here, ``feed`` does the work."""
+"""Encode texts: check what is asked for here, and have ``feed`` do the work."""
 
 from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""Windows of texts to embeddings: tokenizing, computing and reading on at the same time.
+"""Turn windows of texts into embeddings: tokenize, compute and read on at the same time.
 
 Threads tokenize windows ahead of the engine (the tokenizers library lets go of Python's lock), as
 many threads as the engine has use for run its batches, and whoever asked gets the windows back in

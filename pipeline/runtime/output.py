@@ -1,4 +1,4 @@
-"""How embeddings leave the encoder: cut to fewer dimensions, normalized, in fewer bits.
+"""Shape embeddings as they leave the encoder: fewer dimensions, normalized, in fewer bits.
 
 Truncation, normalization and quantization are those of Sentence Transformers
 (``truncate_embeddings``, ``torch.nn.functional.normalize``, ``quantize_embeddings``) on numpy

@@ -1,4 +1,4 @@
-"""A bundle behind Sentence Transformers' own interface, for what takes a SentenceTransformer.
+"""Wrap a bundle in Sentence Transformers' own interface, for what takes a SentenceTransformer.
 
     from pipeline.runtime.sentence_transformer import as_sentence_transformer
     model = as_sentence_transformer("artifacts/minilm/int8")

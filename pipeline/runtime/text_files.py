@@ -1,4 +1,4 @@
-"""Texts of a file or stream, a chunk at a time: txt, jsonl, csv and parquet.
+"""Read texts from a file or stream, a chunk at a time: txt, jsonl, csv and parquet.
 
 Every complaint names the file and the line; a column that is not there, the columns that are.
 """

@@ -1,4 +1,4 @@
-"""Vectors to a file, a block at a time: npy and parquet, complete or not at all."""
+"""Write vectors to a file, a block at a time: npy and parquet, complete or not at all."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Texts in windows: what is read, tokenized, encoded and let go together."""
+"""Cut texts into windows: what is read, tokenized, encoded and let go together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What servers read beside the graph: tokenizer and module configs, in old and new form."""
+"""Write what servers read beside the graph: tokenizer and module configs, in old and new form."""
 
 import json
 import shutil

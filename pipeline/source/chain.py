@@ -1,4 +1,4 @@
-"""Which module chains of Sentence Transformers become one graph, and why others do not.
+"""Tell which module chains of Sentence Transformers become one graph, and why others do not.
 
 A graph takes padded token ids and gives one vector a row. What needs anything else is refused by
 its name before it is traced: a trace could succeed and compute something else.

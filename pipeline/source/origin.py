@@ -1,4 +1,4 @@
-"""What is known of the weights a bundle was made from: licence and base model, never guessed."""
+"""State what is known of a bundle's weights: licence and base model, never guessed."""
 
 import re
 from collections.abc import Mapping

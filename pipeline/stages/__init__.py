@@ -1,1 +1,1 @@
-"""The stages, one a file; none imports another. ``pipeline.flow.run`` names them in order."""
+"""Do one stage a file; none imports another, and ``pipeline.flow.run`` names them in order."""

@@ -1,4 +1,4 @@
-"""build: TensorRT and TensorRT-RTX plans from a graph, where they can be built."""
+"""Build TensorRT and TensorRT-RTX plans from a graph, where they can be built."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""cast: an fp32 graph to fp16."""
+"""Cast an fp32 graph to fp16."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""export: the whole Sentence Transformer, pooling and all, as one ONNX graph that is checked."""
+"""Export the whole Sentence Transformer, pooling and all, as one ONNX graph that is checked."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""optimize: model.onnx in the form that CPUs run fast."""
+"""Rewrite ``model.onnx`` into the form that CPUs run fast."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""publish: lay out the bundle, write its manifest, and put it in place by one rename."""
+"""Lay out the bundle, write its manifest, and put it in place by one rename."""
 
 import json
 import logging

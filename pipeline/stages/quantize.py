@@ -1,4 +1,4 @@
-"""quantize: an fp32 graph to static W8A8, in the two forms that ship."""
+"""Quantize an fp32 graph to static W8A8, in the two forms that ship."""
 
 from collections.abc import Sequence
 from pathlib import Path

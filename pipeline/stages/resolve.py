@@ -1,4 +1,4 @@
-"""resolve: find the Sentence Transformer, check its weights, read what it says of itself."""
+"""Find the Sentence Transformer, check its weights, and read what it says of itself."""
 
 import logging
 from pathlib import Path

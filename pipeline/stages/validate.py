@@ -1,4 +1,4 @@
-"""validate: run every artifact that can run here against PyTorch fp32, and apply the gates."""
+"""Run every artifact that can run here against PyTorch fp32, and apply the gates."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""Read text: datasets, their two sides, and token batches."""
+"""Read text: datasets, split into calibration and evaluation, and token batches."""

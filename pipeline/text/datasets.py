@@ -1,4 +1,4 @@
-"""Text to calibrate and to validate on; the two never share a sentence.
+"""Load text to calibrate on and to validate on; the two never share a sentence.
 
 Labelled text (scored pairs, a retrieval collection) validates; unlabelled text is split by
 ``calibration_fraction``. The bundled sample set's calibration half is always added to

@@ -1,4 +1,4 @@
-"""Many texts' tokens end to end, and padded batches cut from them, without an object a text."""
+"""Hold many texts' tokens end to end, and cut padded batches from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which side of the split a text of the user's goes to: calibration or evaluation."""
+"""Split a user's texts into calibration and evaluation."""
 
 import hashlib
 from collections.abc import Sequence

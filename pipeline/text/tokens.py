@@ -1,4 +1,4 @@
-"""Text to token batches, exactly as the Sentence Transformer tokenizes.
+"""Turn text into token batches, exactly as the Sentence Transformer tokenizes.
 
 Sentence Transformers prepends the prompt, tokenizes with the model's fast tokenizer and truncates
 to ``max_seq_length``, special tokens counted in. The same ``tokenizer.json`` through the

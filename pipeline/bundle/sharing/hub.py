@@ -1,4 +1,4 @@
-"""The Hugging Face hub: one repository a bundle, one commit a push."""
+"""Push to and pull from the Hugging Face hub: one repository a bundle, one commit a push."""
 
 import contextlib
 import shutil

@@ -1,4 +1,4 @@
-"""An OCI registry, through oras (extra: oci): one layer a file, its title the name in the bundle.
+"""Push to and pull from an OCI registry, through oras (extra: oci): one layer a file.
 
 So ``oras pull`` and ``docker``-style mirrors handle it too. Names and passwords are those of
 ``docker login`` (https://github.com/opencontainers/image-spec/blob/main/manifest.md).

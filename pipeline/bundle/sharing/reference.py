@@ -1,4 +1,4 @@
-"""Where a bundle is shared: ``hf://me/minilm-int8@main`` or ``oci://ghcr.io/me/minilm:int8``."""
+"""Parse where a bundle is shared: ``hf://me/minilm-int8@main``, ``oci://ghcr.io/me/minilm``."""
 
 import re
 from dataclasses import dataclass

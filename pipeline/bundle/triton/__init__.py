@@ -1,1 +1,1 @@
-"""What servers other than ours load a bundle from."""
+"""Lay a bundle out for servers that are not ours."""

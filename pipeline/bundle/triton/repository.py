@@ -1,4 +1,4 @@
-"""A Triton Inference Server model repository for a bundle: tokenizer, encoder, and an ensemble.
+"""Write a bundle's model repository for Triton: tokenizer, encoder, and an ensemble.
 
 Decisions and commands: docs/serving.md. Fields: Triton's ``model_config.proto``
 (https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto).

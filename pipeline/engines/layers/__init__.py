@@ -1,1 +1,1 @@
-"""What a plan really runs: its kernels, read where it was built, and what they cost."""
+"""Read what a plan really runs: its kernels, where it was built, and what they cost."""

@@ -1,4 +1,4 @@
-"""What a kernel is for, from the builder's words and the ONNX nodes it came from."""
+"""Tell what a kernel is for, from the builder's words and the ONNX nodes it came from."""
 
 from pipeline.engines.layers.graph import GraphFacts
 from pipeline.engines.layers.raw import RawLayer

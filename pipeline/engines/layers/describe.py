@@ -1,4 +1,4 @@
-"""From a builder's list to records: one for each kernel of each optimization profile."""
+"""Turn a builder's list into records: one for each kernel of each optimization profile."""
 
 from collections.abc import Sequence
 

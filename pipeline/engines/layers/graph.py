@@ -1,4 +1,4 @@
-"""What the ONNX graph of a plan says of its nodes: operators, sizes, linear GEMMs, attention."""
+"""Read what a plan's ONNX graph says of its nodes: operators, sizes, linear GEMMs, attention."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

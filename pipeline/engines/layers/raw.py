@@ -1,4 +1,4 @@
-"""A plan's layers in the words of the builder, before anything is concluded from them."""
+"""Hold a plan's layers in the words of the builder, before anything is concluded from them."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The kernels of a plan as records, and the file that keeps them: ``layers.json``."""
+"""Keep the kernels of a plan as records, and write their file: ``layers.json``."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How large a plan's tensors are, as functions of batch and sequence.
+"""Compute how large a plan's tensors are, as functions of batch and sequence.
 
 A plan lists dynamic dimensions as -1, joined where the compiler joined them: ``[-1,384]`` may be
 batch times sequence rows, or batch. What a kernel makes has the size of what one of its ONNX nodes

@@ -1,4 +1,4 @@
-"""A plan in numbers: kernels, fused attention, GEMMs by type, bytes and operations a token."""
+"""Sum up a plan in numbers: kernels, fused attention, GEMMs by type, bytes and operations."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

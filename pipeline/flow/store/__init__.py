@@ -1,1 +1,1 @@
-"""The stage store: what a stage made, found again by what it was made from."""
+"""Keep what a stage made, and find it again by what it was made from."""

@@ -1,4 +1,4 @@
-"""What a stage's output depends on, as named parts that hash to the store's key.
+"""Name what a stage's output depends on, as parts that hash to the store's key.
 
 The names are what the log says when a stage is done anew: ``quantize: calibration text changed``.
 """

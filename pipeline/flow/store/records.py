@@ -1,4 +1,4 @@
-"""Artifacts as JSON, with the paths of their files relative to the run's work directory."""
+"""Turn stage outputs into JSON and back, their paths relative to the run's work directory."""
 
 from pathlib import Path
 from typing import Any, TypeVar

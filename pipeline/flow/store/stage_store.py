@@ -1,4 +1,4 @@
-"""Content-addressed store of stage outputs, shared by every run on one file system.
+"""Store stage outputs by their content's key, for every run on one file system.
 
 ::
 

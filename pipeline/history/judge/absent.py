@@ -1,4 +1,4 @@
-"""What a night did not measure, and the gates that kept a cell from being published."""
+"""Find what a night did not measure, and the gates that kept a cell from being published."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which metrics are judged as speed, and how small a step of a metric means something."""
+"""Choose the metrics judged as speed, and how small a step of a metric means something."""
 
 from collections.abc import Sequence
 from statistics import median

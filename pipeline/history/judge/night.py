@@ -1,4 +1,4 @@
-"""What a night shows of a cell: failed gates, artifacts that are gone, lost speed, steps."""
+"""Judge what a night shows of a cell: failed gates, artifacts gone, lost speed, steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

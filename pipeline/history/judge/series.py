@@ -1,4 +1,4 @@
-"""One line of history: one metric of one artifact of one cell, on one machine, night by night."""
+"""Collect one metric of one artifact of one cell, on one machine, night by night."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

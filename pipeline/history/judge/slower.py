@@ -1,4 +1,4 @@
-"""Is tonight slower? A suspicion from the nights before, then old bundles beside the new.
+"""Suspect that tonight is slower, by the nights before; conclude, by old bundles beside the new.
 
 Two comparisons raise it. ``step``: tonight against the median of the last ten nights. ``creep``:
 the median of the last five nights against that of the first ten since the anchor, a bundle that is

@@ -1,4 +1,4 @@
-"""Steps that a line took on one of the last nights."""
+"""Find the steps that a line took on one of the last nights."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Where a line steps: PELT, the exact least-squares segmentation, for accuracy and speed alike.
+"""Find where a line steps: PELT, the exact least-squares segmentation, for accuracy and speed.
 
 Killick, Fearnhead, Eckley: Optimal detection of changepoints with a linear computational cost, JASA
 107 (2012); the search is that of the ``ruptures`` package. Values are in units of the

@@ -1,4 +1,4 @@
-"""The SQLite file of all nights: one transaction a night.
+"""Keep all nights in a SQLite file: one transaction a night.
 
 The journal is SQLite's default (a rollback file), not WAL: there is one writer a night, and WAL
 needs memory that all readers share, which network file systems do not have

@@ -1,4 +1,4 @@
-"""Entries as JSON lines: a night's copy without a database, and the way in and out of one."""
+"""Write and read entries as JSON lines: a night's copy without a database, the way in and out."""
 
 import json
 import re

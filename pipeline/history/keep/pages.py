@@ -1,4 +1,4 @@
-"""Each night's own ``report.html``, kept beside the database: what the trend page links to."""
+"""Keep each night's own ``report.html`` beside the database: what the trend page links to."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A night's cells as they are handed in, and as history keeps them."""
+"""Define a night's cells as they are handed in, and as history keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The short forms of a night: ``trend.md`` for a CI job's summary page, ``trend.junit.xml``."""
+"""Write the short forms of a night: ``trend.md`` for a CI summary page, ``trend.junit.xml``."""
 
 from collections.abc import Iterator
 

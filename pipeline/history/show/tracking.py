@@ -1,4 +1,4 @@
-"""Entries as MLflow runs, one for each cell and night (extra: mlflow)."""
+"""Export entries as MLflow runs, one for each cell and night (extra: mlflow)."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What the trend page shows, put together from the entries: the matrix, then each cell."""
+"""Put together what the trend page shows: the matrix, then each cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``trend.html``: the matrix of the last night, then each cell's lines. One file, no script."""
+"""Render ``trend.html``: the matrix of the last night, then each cell's lines. No script."""
 
 import os
 from collections.abc import Sequence

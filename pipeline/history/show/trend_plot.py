@@ -1,4 +1,4 @@
-"""One metric's lines over the nights, with their steps, as inline SVG."""
+"""Draw one metric's lines over the nights, with their steps, as inline SVG."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How far an artifact's embeddings are from the reference's."""
+"""Measure how far an artifact's embeddings are from the reference's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Bootstrap percentile intervals: how far a figure moves when the texts are drawn anew.
+"""Compute bootstrap intervals: how far a figure moves when the texts are drawn anew.
 
 Indices are drawn with replacement and handed to the statistic a block at a time, so that a
 statistic of two sides at the same indices is a paired one (Efron and Tibshirani, An Introduction

@@ -1,4 +1,4 @@
-"""Which texts an artifact agrees on less: by length, by kind, and the worst ones."""
+"""Show which texts an artifact agrees on less: by length, by kind, and the worst ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

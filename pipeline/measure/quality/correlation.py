@@ -1,4 +1,4 @@
-"""Spearman's correlation, and the same of many resamples at once."""
+"""Compute Spearman's correlation, and that of many resamples at once."""
 
 from collections.abc import Sequence
 

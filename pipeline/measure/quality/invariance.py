@@ -1,4 +1,4 @@
-"""Whether a text's vector depends on what it is batched with, or on how far it is padded.
+"""Measure whether a text's vector depends on what it is batched with, or on its padding.
 
 It should not: int8 with dynamic scales fails here, since one scale is taken over the whole batch,
 and so does an attention mask that lets padding through.

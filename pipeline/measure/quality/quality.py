@@ -1,4 +1,4 @@
-"""What an artifact's vectors are worth: agreement with the reference, tasks, sanity."""
+"""Measure what an artifact's vectors are worth: agreement with the reference, tasks, sanity."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Retrieval as trec_eval scores it, through its Python binding pytrec_eval-terrier."""
+"""Score retrieval as trec_eval does, through its Python binding pytrec_eval-terrier."""
 
 import numpy as np
 import numpy.typing as npt

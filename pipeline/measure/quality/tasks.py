@@ -1,4 +1,4 @@
-"""What the vectors are for: scored pairs and retrieval, by reference and artifact alike."""
+"""Score tasks, pairs and retrieval, with the vectors of reference and artifact alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

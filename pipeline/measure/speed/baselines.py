@@ -1,4 +1,4 @@
-"""What a user would run instead of the artifact on this device, opened to be timed beside it."""
+"""Open what a user would run instead of the artifact here, to be timed beside it."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Speed by batch and sequence length: full rows of real tokens, cheapest cells first."""
+"""Time every batch size and sequence length: full rows of real tokens, cheapest cells first."""
 
 import itertools
 import logging

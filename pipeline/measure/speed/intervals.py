@@ -1,4 +1,4 @@
-"""How much faster one side is than another, and how sure that is, from paired rounds.
+"""Compute how much faster one side is than another, and how sure that is, from paired rounds.
 
 The order within a round is drawn at random, so the log-ratios of two equal sides are symmetric
 about zero whatever the machine does meanwhile: the exact signed-rank interval (Hollander, Wolfe,

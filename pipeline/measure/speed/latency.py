@@ -1,4 +1,4 @@
-"""Milliseconds for one sentence at a time, with the percentiles that the sample carries."""
+"""Time one sentence at a time, in milliseconds, with the percentiles that the sample carries."""
 
 import time
 from collections.abc import Sequence

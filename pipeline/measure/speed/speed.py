@@ -1,4 +1,4 @@
-"""All timing of a run within one budget: rounds of everything, text to vectors, latency, grid."""
+"""Time everything within one budget: rounds of all sides, text to vectors, latency, grid."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Sentences per second of both sides and their ratio, from rounds."""
+"""Compute sentences per second of both sides, and their ratio, from rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

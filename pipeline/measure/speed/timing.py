@@ -1,4 +1,4 @@
-"""Everything of a run that is timed, within ``validate.budget_s``: who takes part, and in what."""
+"""Choose who is timed, and against whom, within ``validate.budget_s``."""
 
 import logging
 import time

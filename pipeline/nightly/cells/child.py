@@ -1,4 +1,4 @@
-"""A command in a process group of its own, which ends as a whole, in time, and with its parent."""
+"""Run a command in a process group that ends as a whole, in time, and with its parent."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""The cells of a night, from the config's matrix."""
+"""Make the cells of a night from the config's matrix."""
 
 import difflib
 import itertools

@@ -1,4 +1,4 @@
-"""``status.json``: what a cell came to, schema 1."""
+"""Write and read ``status.json``: what a cell came to, schema 1."""
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Cells as Kubernetes Jobs: an Indexed Job for each device, as YAML for ``kubectl apply``."""
+"""Run cells as Kubernetes Jobs: an Indexed Job for each device, for ``kubectl apply``."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Cells as processes of this machine, one for each of a device's slots at a time."""
+"""Run cells as processes of this machine, one for each of a device's slots at a time."""
 
 import os
 import signal

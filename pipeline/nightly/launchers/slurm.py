@@ -1,4 +1,4 @@
-"""Cells as Slurm jobs, through submitit: one array for each device of the matrix."""
+"""Run cells as Slurm jobs, through submitit: one array for each device of the matrix."""
 
 import math
 import shutil

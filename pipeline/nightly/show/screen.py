@@ -1,4 +1,4 @@
-"""One status line for each cell while they run: a table on a terminal, plain lines elsewhere."""
+"""Show a line for each cell while they run: a table on a terminal, plain lines elsewhere."""
 
 import logging
 import time

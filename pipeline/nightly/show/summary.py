@@ -1,4 +1,4 @@
-"""What a night came to: its exit code, and the same for terminals, CI pages and programs."""
+"""Sum up what a night came to: its exit code, and words for terminals, CI and programs."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Ranges to symmetric int8 steps.
+"""Turn ranges into symmetric int8 steps.
 
 Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical
 Evaluation" (arXiv:2004.09602), section 3: scale = largest magnitude / 127, zero point 0.

@@ -1,4 +1,4 @@
-"""What the settings of int8 have to be."""
+"""Refuse settings of int8 that are out of range."""
 
 from pipeline.config import PrecisionConfig
 from pipeline.errors import ConfigError

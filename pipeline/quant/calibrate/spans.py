@@ -1,4 +1,4 @@
-"""Random spans of texts: short text where there is little of it.
+"""Cut random spans out of texts: short text where there is little of it.
 
 A channel that fires on the end of a short plain sentence is not seen at full strength in long ones.
 Spans of the texts there are widen the ranges toward what unseen text brings, and give

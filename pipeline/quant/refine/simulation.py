@@ -1,4 +1,4 @@
-"""The int8 graph before it exists: the fp32 graph in PyTorch with GEMMs that round as Q/DQ does.
+"""Simulate the int8 graph before it exists: the fp32 one in PyTorch, rounding as Q/DQ does.
 
 Any subset of the GEMMs can be in int8, and gradients pass through the rounding (straight-through
 estimator; Bengio et al., arXiv:1308.3432), those of the steps as in Esser et al., "Learned Step

@@ -1,4 +1,4 @@
-"""ONNX operators in PyTorch: those that encoders are exported to.
+"""Compute ONNX operators in PyTorch: those that encoders are exported to.
 
 The semantics are those of the specification (https://onnx.ai/onnx/operators/).
 """

@@ -1,4 +1,4 @@
-"""A group of GEMMs in int8: integers and steps, before they are written into the graph."""
+"""Quantize a group of GEMMs: integers and steps, before they are written into the graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the report says of a quantization."""
+"""Describe a quantization for the report."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What ``report.json`` says of an artifact's vectors: agreement and tasks."""
+"""Write what ``report.json`` says of an artifact's vectors: agreement and tasks."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""``report.json``, schema 1: keys may be added, never renamed."""
+"""Make ``report.json``, schema 1: keys may be added, never renamed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""The parts of ``report.json`` that are about speed."""
+"""Write the parts of ``report.json`` that are about speed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The report's figures, each an inline SVG with a title and a description.
+"""Draw histograms and ranges, each an inline SVG with a title and a description.
 
 ``name`` starts every id in a figure and is unique on its page. What a figure shows stands in a
 table of the same page as well.

@@ -1,4 +1,4 @@
-"""Which figures a report's numbers give; what was not measured has none."""
+"""Choose which figures a report's numbers give; what was not measured has none."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

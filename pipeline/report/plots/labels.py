@@ -1,4 +1,4 @@
-"""Where a plot's labels go, so that none covers a point or another label."""
+"""Place a plot's labels so that none covers a point or another label."""
 
 import math
 from collections.abc import Sequence

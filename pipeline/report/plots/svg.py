@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: text stays text, colours follow the page, bytes repeat."""
+"""Turn Matplotlib figures into inline SVG: text stays text, colours follow the page."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The points of the trade-off plot: how fast, and how near to the reference."""
+"""Collect the points of the trade-off plot: how fast, and how near to the reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

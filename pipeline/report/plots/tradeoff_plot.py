@@ -1,4 +1,4 @@
-"""The trade-off plot: quality over speed, with intervals. Up and to the right is better."""
+"""Draw the trade-off: quality over speed, with intervals. Up and to the right is better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
