@@ -23,6 +23,13 @@ from pipeline.text.source_text import open_tokenizer, tokenize
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FP16_MAX = float(np.finfo(np.float16).max)
 _NORMS = {"LayerNormalization", "RMSNormalization", "Softmax"}
+_FUSED = {
+    "Attention",
+    "MultiHeadAttention",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}
+"""Operators of ``graph.cuda`` with a norm or a softmax inside."""
 _FP32_OPS = _NORMS | {
     "Pow",
     "Sqrt",
@@ -107,8 +114,13 @@ def largest_values(
     return reach
 
 
-def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
+def cast_to_half(
+    model: ir.Model, wide: Sequence[str] = (), *, norms_in_half: bool = False
+) -> tuple[int, int]:
     """Cast in place; return how many float nodes compute in fp16 and how many in fp32.
+
+    With ``norms_in_half`` norms and softmax read and write fp16, for kernels that take their sums
+    in fp32 all the same.
 
     A node that reads or makes a tensor named in ``wide``, or holds a weight that fp16 cannot hold,
     stays in fp32.
@@ -130,7 +142,7 @@ def cast_to_half(model: ir.Model, wide: Sequence[str] = ()) -> tuple[int, int]:
         touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
         keep = (
             node in exact
-            or node.op_type in _FP32_OPS
+            or (node.op_type in _FP32_OPS and not (norms_in_half and node.op_type in _NORMS))
             or _overflows(node)
             or not touched.isdisjoint(too_wide)
         )
@@ -171,9 +183,10 @@ def _behind_last_norm(graph: ir.Graph) -> set[ir.Node]:
     tail: set[ir.Node] = set()
     for node in reversed(graph):
         users = [use.node for output in node.outputs for use in output.uses()]
-        if any(user.op_type in _NORMS or user in reaches for user in users):
+        norms = _NORMS | _FUSED
+        if any(user.op_type in norms or user in reaches for user in users):
             reaches.add(node)
-        elif node.op_type not in _NORMS:
+        elif node.op_type not in norms:
             tail.add(node)
     return tail
 
