@@ -15,6 +15,9 @@ from pipeline.config import NumericType
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 GRAPH_OUTPUT = "sentence_embedding"
 
+CUDA_GRAPH = Path("cuda/model.onnx")
+"""The graph for ONNX Runtime on CUDA, in the bundle."""
+
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
@@ -86,16 +89,18 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graphs:
-    """One precision as two graphs of the same function.
+    """One precision as graphs of the same function.
 
     ``portable`` is the ``model.onnx`` of the bundle (int8: uint8 activations with zero point
     128, the form ONNX Runtime's CPU kernels are fast on). ``buildable`` is what TensorRT
     accepts (int8: zero point 0), the bundle's ``tensorrt/model.onnx``. Until ``share_weights`` they
-    may be the same file.
+    may be the same file. ``cuda`` is the bundle's ``cuda/model.onnx``, fused for ONNX Runtime on
+    CUDA, None where ``portable`` is the fastest there too.
     """
 
     portable: OnnxModel
     buildable: OnnxModel
+    cuda: OnnxModel | None = None
     quantization: Mapping[str, Any] | None = None
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ from pipeline.runtime import TextEncoder
 from pipeline.stages.build import build, make_profiles
 from pipeline.stages.cast import cast
 from pipeline.stages.export import export
+from pipeline.stages.fuse import fuse
 from pipeline.stages.optimize import optimize
 from pipeline.stages.quantize import quantize
 from pipeline.stages.resolve import resolve
@@ -187,6 +189,28 @@ def test_attention_is_one_operator_only_where_the_mask_is_padding(built: Built) 
 def test_fp16_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
     half = cast(built.fp32, built.source, built.calibration, built.root / "cast")
     assert built.cosines(OnnxRuntimeEncoder(half.path), evaluation_texts).min() >= 0.999
+
+
+def test_the_graph_for_cuda_is_the_sentence_transformer_at_every_length_and_padding(
+    built: Built, sample: Dataset
+) -> None:
+    """On the CPU, which runs the same operators: what they compute, not how fast."""
+    fused = fuse(built.fp32, built.source, built.calibration, built.root / "fuse")
+    operators = Counter(node.op_type for node in load_graph(fused).graph)
+    assert operators["Attention"] == built.family.fused
+    assert operators["Attention"] + operators["MultiHeadAttention"] == 2
+    assert not operators["Softmax"]
+    words = " ".join(sample.evaluation).split()
+    texts = ["", *(" ".join(words[:n]) for n in range(1, 64, 3))]
+    expected = built.reference.encode(texts, batch_size=1)
+    engine = OnnxRuntimeEncoder(fused.path)
+    encoder = built.encoder(engine)
+    rows = encoder.tokenizer.rows([built.source.prefix + text for text in texts])
+    wider = encoder.tokenizer.pad(rows[:4], length=built.source.max_length)
+    for observed in (engine.encode(encoder.tokenizer.pad(rows)), encoder.encode(texts, 1)):
+        assert np.isfinite(observed).all()
+        assert row_cosines(expected, observed).min() >= 0.9999
+    assert row_cosines(expected[:4], engine.encode(wider)).min() >= 0.9999
 
 
 def test_int8_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:

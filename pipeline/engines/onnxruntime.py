@@ -20,13 +20,13 @@ CACHED_TOKENS = 2048
 """More tokens than this at once leave a CPU's caches, and each token takes longer
 (docs/cpu_speed.md)."""
 
-_CUDA = "CUDAExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
 
 def has_cuda() -> bool:
     """Whether ONNX Runtime may run on a GPU here; whether it does, a session's providers say."""
-    return has_cuda_driver() and _CUDA in ort.get_available_providers()
+    return has_cuda_driver() and CUDA in ort.get_available_providers()
 
 
 def open_session(
@@ -59,7 +59,7 @@ def open_session(
     if cuda and has_cuda():
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring
         # TF32 is its default; here fp32 means fp32, as in every plan and in the reference.
-        providers = [(_CUDA, {"use_tf32": "0"}), _CPU]
+        providers = [(CUDA, {"use_tf32": "0"}), _CPU]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base
@@ -86,7 +86,7 @@ class OnnxRuntimeEncoder:
         self._path = path
         self._opened = _identity(path)
         self._session = open_session(path, cuda=cuda, threads=threads)
-        self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
+        self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else None
         self.lanes = (threads or usable_cores()) if self.device == "cpu" else 1
         self._inputs = [i.name for i in self._session.get_inputs()]

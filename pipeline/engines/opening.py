@@ -14,7 +14,7 @@ def open_encoder(name: str, path: Path, precision: NumericType, *, cuda: bool = 
     Raises:
         MeasureError: the runtime refuses the file.
     """
-    if name == "onnxruntime":
+    if name in ("onnxruntime", "onnxruntime_cuda"):
         from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
         return OnnxRuntimeEncoder(path, cuda=cuda)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.config import EngineConfig, Exporter, ModelConfig, NumericType, PrecisionConfig
@@ -202,6 +202,32 @@ def optimize(stages: Stages, model: Model, graphs: Graphs, texts: Sequence[str])
         "versions": versions(PACKAGES["optimize"]),
     }
     return stages.run("optimize", Graphs, parts, make)
+
+
+def fuse(
+    stages: Stages,
+    model: Model,
+    fp32: OnnxModel,
+    graphs: Graphs,
+    keep: Sequence[str],
+    texts: Sequence[str],
+) -> Graphs:
+    """Return the graphs with one for CUDA; what the text reaches decides what stays in fp32."""
+
+    def make(out: Path) -> OnnxModel:
+        from pipeline.stages.fuse import fuse
+
+        return fuse(fp32, model.source, texts, out, keep=keep)
+
+    parts = {
+        "code": code_sha256("pipeline.stages.fuse"),
+        **_model(model),
+        "fp32 graph": fp32.sha256,
+        "calibration text": digest(list(texts)),
+        "precision settings": digest(list(keep)),
+        "versions": versions(_GRAPH),
+    }
+    return replace(graphs, cuda=stages.run("fuse", OnnxModel, parts, make))
 
 
 def build(

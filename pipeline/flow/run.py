@@ -5,13 +5,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.bundle.place import staging
-from pipeline.config import CacheConfig, EngineChoice, PipelineConfig
+from pipeline.config import CacheConfig, EngineChoice, NumericType, PipelineConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report
 from pipeline.flow.cached_stages import (
     Model,
     Stages,
     build,
     export,
+    fuse,
     optimize,
     resolve,
     to_precision,
@@ -55,6 +56,8 @@ def run(config: PipelineConfig) -> Outcome:
         graphs = to_precision(stages, model, fp32, config.precision, texts)
         if config.optimize:
             graphs = optimize(stages, model, graphs, texts)
+            if config.precision.type is NumericType.fp16:
+                graphs = fuse(stages, model, fp32, graphs, config.precision.keep_fp32, texts)
         graphs = share_weights(graphs, work / "graphs")
         engines = [
             build(stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache)

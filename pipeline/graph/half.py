@@ -28,6 +28,7 @@ _FUSED = {
     "MultiHeadAttention",
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
+    "SimplifiedLayerNormalization",
 }
 """Operators of ``graph.cuda`` with a norm or a softmax inside."""
 _FP32_OPS = _NORMS | {

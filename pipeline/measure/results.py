@@ -6,6 +6,7 @@ Apart from ``contracts``, so that what a stage makes does not depend on how it i
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.measure.quality.agreement import Agreement
 from pipeline.measure.quality.breakdown import Breakdown
@@ -16,6 +17,9 @@ from pipeline.measure.speed.grid import GridCell
 from pipeline.measure.speed.intervals import Speedup
 from pipeline.measure.speed.latency import Latency
 from pipeline.measure.speed.throughput import TextThroughput, Throughput
+
+CUDA_NAME = "onnxruntime_cuda"
+"""The artifact that is ``cuda/model.onnx`` in ONNX Runtime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ class ArtifactResult:
     """One artifact's measurements, or why there are none.
 
     ``gemms`` counts the GEMM kernels that ran, in ``integer`` and in ``float``, where the runtime
-    tells.
+    tells; ``kernels`` what ran on CUDA (``speed.profile``).
     """
 
     name: str
@@ -60,6 +64,7 @@ class ArtifactResult:
     latency: Latency | None = None
     cold: Cold | None = None
     gemms: Mapping[str, int] | None = None
+    kernels: Mapping[str, Any] | None = None
     gates: tuple[Gate, ...] = ()
 
 

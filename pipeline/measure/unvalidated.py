@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.contracts import Engine, Graphs
-from pipeline.measure.results import ArtifactResult, Validation
+from pipeline.measure.results import CUDA_NAME, ArtifactResult, Validation
 from pipeline.text.datasets import Dataset
 
 REASON = "validation was turned off (validate.enabled=false)"
@@ -26,6 +26,10 @@ def unvalidated(
         baselines=(),
         artifacts=(
             *(ArtifactResult(name=name, path=model, reason=REASON) for name in names),
+            *(
+                ArtifactResult(name=CUDA_NAME, path=cuda.path, reason=REASON)
+                for cuda in ([] if graphs.cuda is None else [graphs.cuda])
+            ),
             *(
                 ArtifactResult(name=engine.runtime, path=engine.path, reason=REASON)
                 for engine in engines

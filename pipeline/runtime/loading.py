@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.bundle.checker import ChangedError, Checker
 from pipeline.bundle.manifest import manifest_bytes, parse_manifest
 from pipeline.config import NumericType
+from pipeline.contracts import CUDA_GRAPH
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError, MeasureError
 from pipeline.runtime.encoder import TextEncoder
@@ -113,7 +114,7 @@ def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Enc
 
     cuda = manifest["precision_type"] != "int8"
     if wanted == "auto" and cuda and has_cuda():  # cpu_runtime is the faster one of CPUs only
-        on_gpu = _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=True))
+        on_gpu = _open_on_gpu(checker)
         if on_gpu.device == "cuda":
             return on_gpu
     if wanted == "openvino" or (wanted == "auto" and manifest.get("cpu_runtime") == "openvino"):
@@ -126,11 +127,29 @@ def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Enc
         if wanted == "openvino":
             raise BundleError(f"engine openvino: {reason}; load with engine='onnxruntime'")
         log.info("not used: openvino: %s", reason)
-    return _open_model(checker, lambda path: OnnxRuntimeEncoder(path, cuda=cuda))
+    return (
+        _open_on_gpu(checker) if cuda and has_cuda() else _open_model(checker, OnnxRuntimeEncoder)
+    )
 
 
-def _open_model(checker: Checker, open_: Callable[[Path], Encoder]) -> Encoder:
-    path = checker.graph()
+def _open_on_gpu(checker: Checker) -> Encoder:
+    """Open the graph that is fused for CUDA where there is one, unless it does not get the GPU."""
+    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+
+    def open_(path: Path) -> Encoder:
+        return OnnxRuntimeEncoder(path, cuda=True)
+
+    if checker.has(CUDA_GRAPH.as_posix()):
+        encoder = _open_model(checker, open_, CUDA_GRAPH.as_posix())
+        if encoder.device == "cuda":
+            return encoder
+    return _open_model(checker, open_)
+
+
+def _open_model(
+    checker: Checker, open_: Callable[[Path], Encoder], name: str = "model.onnx"
+) -> Encoder:
+    path = checker.graph(name)
     try:
         return open_(path)
     except MeasureError as error:

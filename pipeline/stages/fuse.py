@@ -13,6 +13,7 @@ from pipeline.errors import OptimizeError
 from pipeline.graph.cuda.activations import fuse_activations
 from pipeline.graph.cuda.attention import pack_attention
 from pipeline.graph.cuda.norms import fuse_norms
+from pipeline.graph.cuda.rms import fuse_rms
 from pipeline.graph.cuda.scores import fuse_scores
 from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.fuse_attention import fuse_attention
@@ -54,16 +55,20 @@ def fuse(
     refuse_subgraphs(graph)
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     drop_expanded_mask(graph.graph)
-    known, blocks = fuse_attention(graph)
+    known, blocks = fuse_attention(graph, source.max_length)
     packed = pack_attention(graph, right_padded=tokenizer.padding_side == "right")
+    prune(graph)
     others = fuse_scores(graph)
+    roots = fuse_rms(graph)
+    prune(graph)  # or what is replaced still counts as a user
     norms, activations = fuse_norms(graph), fuse_activations(graph)
     log.info(
-        "CUDA: fused %d of %d attention blocks, %d with their projections; %d norms with what is "
-        "added before them, %d biases with their activation",
+        "CUDA: fused %d of %d attention blocks, %d with their projections; %d norms by the root of "
+        "a mean; %d norms with what is added before them, %d biases with their activation",
         known + others,
         blocks,
         packed,
+        roots,
         norms,
         activations,
     )

@@ -15,7 +15,7 @@ from pipeline.bundle.place import publish_directory
 from pipeline.bundle.signing import sign_bundle
 from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
-from pipeline.contracts import Engine, Graphs, Report, SourceModel, sha256_file
+from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, Report, SourceModel, sha256_file
 from pipeline.errors import PublishError
 from pipeline.files import link_or_copy
 from pipeline.graph.files import model_sha256
@@ -58,6 +58,8 @@ def publish(
         shutil.copytree(source.assets, bundle)
         _place(graphs.portable.path, bundle)
         _place(graphs.buildable.path, bundle / ENGINE_GRAPH.parent)
+        if graphs.cuda is not None:
+            _place(graphs.cuda.path, bundle / CUDA_GRAPH.parent)
         for engine in engines:
             _place(engine.path, bundle / "engines")
             if engine.layers is not None:
@@ -69,6 +71,8 @@ def publish(
         expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
         expected["model.onnx"] = graphs.portable.sha256
         expected[ENGINE_GRAPH.as_posix()] = graphs.buildable.sha256
+        if graphs.cuda is not None:
+            expected[CUDA_GRAPH.as_posix()] = graphs.cuda.sha256
         for name, sha256 in expected.items():
             if model_sha256(bundle / name) != sha256:
                 raise PublishError(f"{name} changed after it was validated; run again")
@@ -239,6 +243,15 @@ def _lineage(
         if sha256 not in made:
             chain.append({"artifact": artifact, "sha256": sha256, "from": origin})
             made.add(sha256)
+    if graphs.cuda is not None:
+        cuda = graphs.cuda
+        chain.append(
+            {
+                "artifact": CUDA_GRAPH.as_posix(),
+                "sha256": cuda.sha256,
+                "from": cuda.source_sha256,
+            }
+        )
     for engine in engines:
         chain.append(
             {

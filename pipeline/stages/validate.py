@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
+from pipeline.engines.onnxruntime import has_cuda
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
@@ -13,9 +15,9 @@ from pipeline.graph.overflow import check_overflow
 from pipeline.measure.bench import Bench, set_up, text_encoder
 from pipeline.measure.gates import Against, Evidence, apply_gates
 from pipeline.measure.quality.quality import Quality, measure_quality
-from pipeline.measure.results import ArtifactResult, Validation
+from pipeline.measure.results import CUDA_NAME, ArtifactResult, Validation
 from pipeline.measure.settings import check_validate
-from pipeline.measure.speed.profile import count_gemms
+from pipeline.measure.speed.profile import count_gemms, count_kernels
 from pipeline.measure.speed.speed import ArtifactSpeed
 from pipeline.measure.speed.timing import Artifact, Timing, time_artifacts
 from pipeline.text.datasets import Dataset, spread
@@ -115,6 +117,12 @@ def _open_artifacts(
             artifacts.append(opened("openvino", model, None))
         else:
             refused.append(ArtifactResult(name="openvino", path=model, reason=reason))
+    if graphs.cuda is not None:
+        if bench.reference.device == "cuda" and has_cuda():
+            artifacts.append(opened(CUDA_NAME, graphs.cuda.path, None))
+        else:
+            reason = "ONNX Runtime has no CUDA device on this machine"
+            refused.append(ArtifactResult(name=CUDA_NAME, path=graphs.cuda.path, reason=reason))
     for engine in engines:
         reason = obstacle(engine.runtime, engine.runtime_version, engine.target)
         if reason is None:
@@ -157,6 +165,7 @@ def _result(
         latency=speed.latency,
         cold=timing.cold[index],
         gemms=_count_gemms(artifact, bench.timed.batches[0]),
+        kernels=_count_kernels(artifact, bench.timed.batches[0]),
         gates=apply_gates(evidence, bench.kind, bench.config.gates),
     )
 
@@ -165,6 +174,12 @@ def _count_gemms(artifact: Artifact, batch: TokenBatch) -> dict[str, int] | None
     """Count kernels where the profile is of what was measured: ONNX Runtime on the CPU."""
     profiled = artifact.name == "onnxruntime" and artifact.text.engine.device == "cpu"
     return count_gemms(artifact.path, batch) if profiled else None
+
+
+def _count_kernels(artifact: Artifact, batch: TokenBatch) -> dict[str, Any] | None:
+    """Read from a profile what ran on CUDA."""
+    on_gpu = artifact.name in ("onnxruntime", CUDA_NAME) and artifact.text.engine.device == "cuda"
+    return count_kernels(artifact.path, batch) if on_gpu else None
 
 
 def _against_published(

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from pipeline.graph.cuda.take_over import take_over
 from pipeline.graph.files import constant
 from pipeline.graph.fuse_attention import DOMAIN
 
@@ -28,10 +29,8 @@ def fuse_activations(model: ir.Model) -> int:
         kind = "FastGelu" if tanh else "BiasGelu"
         node = ir.node(kind, [x, bias], domain=DOMAIN, name=f"{old.name}.bias")
         new = node.outputs[0]
-        new.type, new.shape = old.type, old.shape
         graph.insert_before(gelu, node)
-        old.replace_all_uses_with(new)
-        new.name, old.name = old.name, f"{old.name}.unfused"
+        take_over(old, new)
         fused += 1
     if fused:
         model.opset_imports[DOMAIN] = 1

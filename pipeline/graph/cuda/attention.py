@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from pipeline.graph.cuda.take_over import take_over
 from pipeline.graph.files import add_initializer, constant, insert_before
 from pipeline.graph.fuse_attention import DOMAIN
 
@@ -76,10 +77,8 @@ def _pack(graph: ir.Graph, node: ir.Node) -> bool:
     weight = add_initializer(
         graph, f"{name}.qkv.weight", np.concatenate([part.weight for part in parts], axis=1)
     )
-    bias = add_initializer(
-        graph, f"{name}.qkv.bias", np.concatenate([part.bias for part in parts])
-    )
-    attributes = {
+    bias = add_initializer(graph, f"{name}.qkv.bias", np.concatenate([part.bias for part in parts]))
+    attributes: dict[str, int | float | list[int]] = {
         "num_heads": node.attributes["num_heads"].as_int(),
         "scale": node.attributes["scale"].as_float(),
         "qkv_hidden_sizes": sizes,
@@ -88,10 +87,8 @@ def _pack(graph: ir.Graph, node: ir.Node) -> bool:
     inputs = [parts[0].source, weight, bias, node.inputs[4], None, added]
     packed = ir.node("Attention", inputs, attributes, domain=DOMAIN, name=f"{name}.packed")
     old, new = node.outputs[0], packed.outputs[0]
-    new.type, new.shape = old.type, old.shape
     graph.insert_before(node, packed)
-    old.replace_all_uses_with(new)
-    new.name, old.name = old.name, f"{old.name}.unpacked"
+    take_over(old, new)
     return True
 
 

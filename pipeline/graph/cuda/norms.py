@@ -1,8 +1,8 @@
 """A residual, a bias and the norm behind them as one operator.
 
-``SkipLayerNormalization(x, skip, gamma, beta, bias)`` is the norm of ``x + bias + skip``; its fourth
-output is that sum, for graphs that norm before a block and carry the sum on. Without a mean it is
-``SkipSimplifiedLayerNormalization``.
+``SkipLayerNormalization(x, skip, gamma, beta, bias)`` is the norm of ``x + bias + skip``; its
+fourth output is that sum, for graphs that norm before a block and carry the sum on. Without a mean
+it is ``SkipSimplifiedLayerNormalization``.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from pipeline.graph.cuda.rms import OPERATOR as RMS
+from pipeline.graph.cuda.take_over import take_over
 from pipeline.graph.files import add_initializer, constant
 from pipeline.graph.fuse_attention import DOMAIN
 
 _KINDS = {
     "LayerNormalization": "SkipLayerNormalization",
-    "RMSNormalization": "SkipSimplifiedLayerNormalization",
+    RMS: "SkipSimplifiedLayerNormalization",
 }
 _EPSILON = 1e-5
 """What a norm without the attribute adds."""
@@ -88,7 +90,7 @@ def _same_shape(a: ir.Value, b: ir.Value) -> bool:
 def _replace(graph: ir.Graph, norm: ir.Node, total: _Sum) -> None:
     gamma = norm.inputs[1]
     beta = norm.inputs[2] if len(norm.inputs) > 2 else None
-    simplified = norm.op_type == "RMSNormalization"
+    simplified = norm.op_type == RMS
     if beta is None and not simplified:
         array = constant(gamma)
         assert array is not None
@@ -113,6 +115,4 @@ def _replace(graph: ir.Graph, norm: ir.Node, total: _Sum) -> None:
     # behind the later of its inputs, which it is.
     graph.insert_before(total.last, node)
     for old, new in pairs:
-        new.type, new.shape = old.type, old.shape
-        old.replace_all_uses_with(new)
-        new.name, old.name = old.name, f"{old.name}.unfused"
+        take_over(old, new)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from pipeline.graph.cuda.take_over import take_over
 from pipeline.graph.files import add_initializer, constant
 from pipeline.graph.fuse_attention import DOMAIN
 
@@ -17,7 +18,7 @@ _TO_TOKENS, _KEYS_TO_TOKENS = (0, 2, 1, 3), (0, 3, 1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """Attention over ``[batch, heads, sequence, size]``; ``last`` gives ``[batch, sequence, …]``."""
+    """Attention over ``[batch, heads, sequence, size]``; ``last`` joins the heads again."""
 
     query: ir.Value
     transposed_key: ir.Value
@@ -123,7 +124,7 @@ def _replace(graph: ir.Graph, block: _Block) -> None:
         flat = ir.node("Reshape", [turned.outputs[0], shape], name=f"{old.name}.{name}")
         for node, dims in ((turned, 4), (flat, 3)):
             output = node.outputs[0]
-            output.name, output.dtype = node.name, value.dtype
+            output.name, output.type = node.name, value.type
             output.shape = ir.Shape([None] * (dims - 1) + [width if dims == 3 else block.size])
             graph.insert_before(block.last, node)
         return flat.outputs[0]
@@ -143,7 +144,5 @@ def _replace(graph: ir.Graph, block: _Block) -> None:
         name=f"{old.name}.attention",
     )
     new = node.outputs[0]
-    new.type, new.shape = old.type, old.shape
     graph.insert_before(block.last, node)
-    old.replace_all_uses_with(new)
-    new.name, old.name = old.name, f"{old.name}.unfused"
+    take_over(old, new)

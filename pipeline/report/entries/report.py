@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import Engine, Graphs, NotBuilt, Report, SourceModel
+from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, NotBuilt, Report, SourceModel
 from pipeline.measure.results import ArtifactResult, Validation
 from pipeline.report.entries.quality import agreement_entry, task_entry
 from pipeline.report.entries.speed import baseline_data, cold_data, latency_data, throughput_data
@@ -22,6 +22,8 @@ class StageTime:
 
 def bundle_name(path: Path) -> str:
     """Return an artifact's path inside the bundle."""
+    if path.parent.name == CUDA_GRAPH.parent.name:
+        return CUDA_GRAPH.as_posix()
     return f"engines/{path.name}" if path.suffix == ".plan" else path.name
 
 
@@ -100,6 +102,8 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
     assert latency is not None
     if result.gemms is not None:
         entry["gemm_kernels"] = dict(result.gemms)
+    if result.kernels is not None:
+        entry["kernels"] = dict(result.kernels)
     return entry | {
         "device": result.device,
         "agreement": agreement_entry(result),

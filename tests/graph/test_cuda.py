@@ -1,0 +1,231 @@
+"""graph.cuda: every rewrite by itself, and the stage that puts them together."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from pipeline.config import NumericType
+from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
+from pipeline.errors import OptimizeError
+from pipeline.graph.cuda.activations import fuse_activations
+from pipeline.graph.cuda.norms import fuse_norms
+from pipeline.graph.cuda.rms import fuse_rms
+from pipeline.graph.files import load_graph, prune
+from pipeline.measure.speed.profile import read_kernels
+from pipeline.stages import fuse as stage
+from pipeline.stages.fuse import fuse
+from pipeline.text.tokens import Tokenizer
+from pipeline.vectors import row_cosines
+
+WIDTH = 8
+Rewrite = Callable[[ir.Model], int]
+
+
+def make(text: str) -> ir.Model:
+    """Parse a graph of x and y ``[batch, sequence, 8]`` in ONNX's text form."""
+    return ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>\n'
+        f"g (float[batch,sequence,{WIDTH}] x, float[batch,sequence,{WIDTH}] y) => "
+        f"(float[batch,sequence,{WIDTH}] z)\n{text}"
+    )
+
+
+def vector(name: str) -> str:
+    values = np.random.default_rng(len(name)).normal(size=WIDTH).round(3).tolist()
+    return f"{name} = Constant <value_floats: floats = {values}> ()"
+
+
+def run(model: ir.Model, path: Path) -> np.ndarray:
+    ir.save(model, path)
+    generator = np.random.default_rng(0)
+    feed = {n: generator.normal(size=(2, 3, WIDTH)).astype(np.float32) for n in "xy"}
+    session = open_session(path, optimize=False)
+    wanted = [value.name for value in session.get_inputs()]
+    result: np.ndarray = session.run(None, {name: feed[name] for name in wanted})[0]
+    return result
+
+
+def lifted(model: ir.Model) -> ir.Model:
+    """Turn Constant nodes into initializers, and let shapes be known, as in exported graphs."""
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    ShapeInferencePass()(model)
+    return model
+
+
+CASES = {
+    "norm": ("s = Add(x, y) z = LayerNormalization<axis = -1>(s, gamma, beta)", 1),
+    "norm, bias": (
+        "b = Add(x, bias) s = Add(b, y) z = LayerNormalization<axis = -1>(s, gamma, beta)",
+        1,
+    ),
+    "norm, bias on the other side": (
+        "b = Add(bias, x) s = Add(y, b) z = LayerNormalization<axis = -1>(s, gamma, beta)",
+        1,
+    ),
+    "norm without beta": ("s = Add(x, y) z = LayerNormalization<axis = -1>(s, gamma)", 1),
+    "sum carried on": (
+        "s = Add(x, y) n = LayerNormalization<axis = -1>(s, gamma, beta) z = Add(n, s)",
+        1,
+    ),
+    "norm of one tensor": ("z = LayerNormalization<axis = -1>(x, gamma, beta)", 0),
+    "norm of a vector added": ("s = Add(x, bias) z = LayerNormalization<axis = -1>(s, gamma)", 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_norms(case: str, tmp_path: Path) -> None:
+    text, expected = CASES[case]
+    constants = " ".join(vector(name) for name in ("gamma", "beta", "bias"))
+    model = lifted(make("{ " + constants + " " + text + " }"))
+    before = run(model, tmp_path / "a.onnx")
+    assert fuse_norms(model) == expected
+    prune(model)
+    kinds = Counter(node.op_type for node in model.graph)
+    assert kinds["SkipLayerNormalization"] == expected
+    assert kinds["LayerNormalization"] == 1 - expected
+    np.testing.assert_allclose(run(model, tmp_path / "b.onnx"), before, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a = Add(x, bias) z = Gelu(a)", "BiasGelu"),
+        ("a = Add(bias, x) z = Gelu(a)", "BiasGelu"),
+        ('a = Add(x, bias) z = Gelu<approximate = "tanh">(a)', "FastGelu"),
+        ("a = Add(x, y) z = Gelu(a)", None),
+        ("a = Add(x, bias) g = Gelu(a) z = Add(g, a)", None),
+    ],
+)
+def test_activations(text: str, kind: str | None, tmp_path: Path) -> None:
+    model = lifted(make("{ " + vector("bias") + " " + text + " }"))
+    before = run(model, tmp_path / "a.onnx")
+    assert fuse_activations(model) == (kind is not None)
+    prune(model)
+    assert (kind or "Gelu") in {node.op_type for node in model.graph}
+    # FastGelu's tanh is computed by another formula of the same function.
+    np.testing.assert_allclose(run(model, tmp_path / "b.onnx"), before, atol=2e-4)
+
+
+RMS = (
+    "{ two = Constant <value_float: float = %s> () e = Constant <value_float: float = 1e-6> () "
+    "axes = Constant <value_ints: ints = [%s]> () %s p = Pow(x, two) m = ReduceMean(p, axes) "
+    "s = Add(m, e) r = Sqrt(s) i = Reciprocal(r) n = Mul(x, i) z = Mul(gamma, n) }"
+)
+
+
+@pytest.mark.parametrize(("power", "axis", "fused"), [(2, -1, 1), (2, 2, 1), (3, -1, 0), (2, 1, 0)])
+def test_norms_by_the_root_of_the_mean_square(
+    power: int, axis: int, fused: int, tmp_path: Path
+) -> None:
+    model = lifted(make(RMS % (power, axis, vector("gamma"))))
+    before = run(model, tmp_path / "a.onnx")
+    assert fuse_rms(model) == fused
+    prune(model)
+    assert ("SimplifiedLayerNormalization" in {n.op_type for n in model.graph}) == bool(fused)
+    np.testing.assert_allclose(run(model, tmp_path / "b.onnx"), before, atol=2e-6)
+
+
+def test_the_stage_gives_fp16_with_fp32_outputs_and_pooling(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    tiny_tokenizer: Tokenizer,
+    calibration_texts: Sequence[str],
+    evaluation_texts: Sequence[str],
+    tmp_path: Path,
+) -> None:
+    fused = fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path / "fuse")
+    assert fused.precision is NumericType.fp16
+    assert fused.source_sha256 == tiny_fp32.sha256
+    assert fused.path == tmp_path / "fuse" / "cuda" / "model.onnx"
+    assert [path.name for path in (tmp_path / "fuse").iterdir()] == ["cuda"]
+    assert [(o.name, o.dtype) for o in fused.outputs] == [("sentence_embedding", "float")]
+    assert {i.dtype for i in fused.inputs} == {"int64"}
+    graph = load_graph(fused).graph
+    types = {
+        node.op_type: {i.dtype for i in node.inputs if i is not None and i.dtype is not None}
+        for node in graph
+    }
+    for kind in ("Attention", "SkipLayerNormalization", "BiasGelu", "MatMul"):
+        assert ir.DataType.FLOAT not in types[kind]
+        assert ir.DataType.FLOAT16 in types[kind]
+    assert ir.DataType.FLOAT16 not in types["ReduceSum"]
+    batch = tiny_tokenizer.pad(tiny_tokenizer.rows(evaluation_texts))
+    expected, observed = (OnnxRuntimeEncoder(m.path).encode(batch) for m in (tiny_fp32, fused))
+    assert row_cosines(expected, observed).min() >= 0.9999
+
+
+def test_a_rewrite_that_changes_the_vectors_is_refused(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(model: ir.Model) -> int:
+        for node in model.graph:
+            if node.op_type == "SkipLayerNormalization":
+                node.replace_input_with(1, node.inputs[0])
+                return 1
+        raise AssertionError("nothing to break")
+
+    monkeypatch.setattr(stage, "fuse_activations", wrong)
+    with pytest.raises(OptimizeError, match=r"for CUDA changed what the fp32 graph .*optimize="):
+        fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path / "fuse")
+
+
+def test_padding_on_the_left_keeps_its_mask(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    tiny_tokenizer: Tokenizer,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lengths cannot say where padding on the left ends."""
+    monkeypatch.setattr(tiny_tokenizer, "padding_side", "left")
+    monkeypatch.setattr(stage, "Tokenizer", lambda *_, **__: tiny_tokenizer)
+    fused = fuse(tiny_fp32, replace(tiny_source, name="left"), calibration_texts, tmp_path / "fuse")
+    attention = [n for n in load_graph(fused).graph if n.op_type == "Attention"]
+    assert attention
+    for node in attention:
+        mask = node.inputs[3]
+        assert mask is not None
+        assert mask.shape is not None
+        assert len(mask.shape) == 2
+
+
+def test_what_ran_is_read_from_a_profile() -> None:
+    def node(op: str, provider: str) -> dict[str, object]:
+        return {
+            "cat": "Node",
+            "name": f"{op}_kernel_time",
+            "args": {"op_name": op, "provider": provider},
+        }
+
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    events = [
+        node("Attention", cuda),
+        node("Attention", cuda),
+        node("Shape", cpu),
+        {"cat": "Session", "name": "model_run", "args": {}},
+    ]
+    assert read_kernels(events) == {"operators": {"Attention": 2}, "elsewhere": {"Shape": 1}}
+    names = [
+        "void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64>>",
+        "void attention_kernel_batched_impl<AttentionKernel<half_t>>",
+        "fmha_v2_flash_attention_fp16_S_64_sm86_kernel",
+        "void onnxruntime::contrib::cuda::SoftmaxWithRawMaskSmallKernel<half>",
+        "ampere_fp16_s16816gemm_fp16_128x128",
+    ]
+    launched = [{"cat": "Kernel", "name": name, "args": {}} for name in names]
+    seen = read_kernels([*events, *launched])
+    assert seen["launched"] == 5
+    assert seen["attention"] == {"flash": 1, "fused": 1, "memory_efficient": 1, "unfused": 1}
