@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -203,7 +204,7 @@ def test_padding_on_the_left_keeps_its_mask(
 
 
 def test_what_ran_is_read_from_a_profile() -> None:
-    def node(op: str, provider: str) -> dict[str, object]:
+    def node(op: str, provider: str) -> dict[str, Any]:
         return {
             "cat": "Node",
             "name": f"{op}_kernel_time",
@@ -211,7 +212,7 @@ def test_what_ran_is_read_from_a_profile() -> None:
         }
 
     cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
-    events = [
+    events: list[dict[str, Any]] = [
         node("Attention", cuda),
         node("Attention", cuda),
         node("Shape", cpu),
@@ -225,7 +226,7 @@ def test_what_ran_is_read_from_a_profile() -> None:
         "void onnxruntime::contrib::cuda::SoftmaxWithRawMaskSmallKernel<half>",
         "ampere_fp16_s16816gemm_fp16_128x128",
     ]
-    launched = [{"cat": "Kernel", "name": name, "args": {}} for name in names]
+    launched: list[dict[str, Any]] = [{"cat": "Kernel", "name": name, "args": {}} for name in names]
     seen = read_kernels([*events, *launched])
     assert seen["launched"] == 5
     assert seen["attention"] == {"flash": 1, "fused": 1, "memory_efficient": 1, "unfused": 1}
