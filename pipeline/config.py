@@ -181,6 +181,15 @@ class PublishedGatesConfig:
 
 
 @dataclass
+class PlanGatesConfig:
+    """The least that an engine's own layers must show, as shares; null: no gate."""
+
+    int8_gemms: float | None = None
+    gemm_types: float | None = None
+    attention_fused: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
 class GatesConfig:
     """The least an artifact must reach, mostly by numeric type of the graph; null: no gate."""
 
@@ -191,6 +200,7 @@ class GatesConfig:
     vectors_finite: float | None = None
     vectors_nonzero: float | None = None
     speed: dict[str, float | None] = field(default_factory=dict)
+    plan: PlanGatesConfig = field(default_factory=PlanGatesConfig)
     published: PublishedGatesConfig = field(default_factory=PublishedGatesConfig)
 
 

@@ -3,8 +3,9 @@
 Resolves and exports the model (seconds for a small one), publishes nothing. Exit codes: 0 it can be
 exported; 1 an error, one line on stderr.
 
-``python -m pipeline.inspect model.onnx [8.9]`` builds a TensorRT-RTX plan of a graph, for one
-compute capability or for TensorRT-RTX's own targets, and lists what it would run.
+``python -m pipeline.inspect artifacts/minilm/int8`` prints what a bundle's engines run, and those
+of its other precisions. ``python -m pipeline.inspect model.onnx [8.9]`` builds a TensorRT-RTX plan
+of a graph, for one compute capability or TensorRT-RTX's own targets, and lists what it would run.
 """
 
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 
 from pipeline.config import PipelineConfig
 from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.errors import PipelineError
+from pipeline.errors import BundleError, PipelineError
 from pipeline.flow.compose import run_command
 
 log = logging.getLogger(__name__)
@@ -176,21 +177,51 @@ def _print(config: PipelineConfig) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Inspect the graphs that are named, or the model of a config."""
-    if not arguments or not arguments[0].endswith(".onnx"):
-        return run_command(_print)
-    from pipeline.engines.plan_of_graph import plan_of_graph
-    from pipeline.report.engine_text import render_layers
-
+    """Inspect a bundle, graphs or the model of a config; return the exit code."""
     graphs = [name for name in arguments if name.endswith(".onnx")]
+    bundle = Path(arguments[0]) if arguments else None
+    if not graphs and (bundle is None or not bundle.is_dir()):
+        return run_command(_print)
     others = [name for name in arguments if name not in graphs]
     try:
-        found = {name: plan_of_graph(Path(name), *others) for name in graphs}
+        print(_plans_of(graphs, others) if graphs else _engines_of(Path(arguments[0])))
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(render_layers(found, ((32, 32), (32, 128))))
     return 0
+
+
+def _plans_of(graphs: Sequence[str], others: Sequence[str]) -> str:
+    """Build a plan of each graph, for the compute capability in ``others`` if there is one."""
+    from pipeline.engines.plan_of_graph import PROFILE, plan_of_graph
+    from pipeline.report.engine_text import render_engines
+    from pipeline.report.entries.engine import describe_plan
+
+    capability = others[0] if others else None
+    target = "TensorRT-RTX's own targets" if capability is None else capability
+    plans = {name: plan_of_graph(Path(name), capability) for name in graphs}
+    return render_engines(
+        {name: describe_plan(found, (PROFILE,), target) for name, found in plans.items()}
+    )
+
+
+def _engines_of(bundle: Path) -> str:
+    """Return what the bundle's plans run, and those of the other precisions beside it.
+
+    Raises:
+        BundleError: no report, or none that says what a plan runs.
+    """
+    from pipeline.report.engine_text import render_engines
+    from pipeline.report.published import engines_beside, engines_of, read_report
+
+    data = read_report(bundle)
+    own = engines_of(data)
+    if not own:
+        raise BundleError(
+            f"{bundle}: its report says of no engine what it runs; publish it again with an engine"
+        )
+    shown = sorted([*own, *engines_beside(bundle, data)], key=lambda plan: plan["precision"])
+    return render_engines({f"{p['precision']} {p['artifact']}": p["engine"] for p in shown})
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ from pipeline.config import (
     Exporter,
     ModelConfig,
     NumericType,
+    PlanGatesConfig,
     PrecisionConfig,
     Rounding,
 )
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines import Encoder
 from pipeline.engines.gpu import is_installed
+from pipeline.engines.layers.records import read_layers
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import load_graph
+from pipeline.measure.plan_gates import apply_plan_gates, promise_of
 from pipeline.quant.refine.torch_graph import TorchGraph
 from pipeline.runtime import TextEncoder
 from pipeline.stages.build import build, make_profiles
@@ -234,8 +237,15 @@ def test_openvino_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
 
 
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_tensorrt_rtx_builds_it_in_int8(built: Built, tmp_path: Path) -> None:
+def test_a_tensorrt_rtx_plan_runs_what_int8_says(built: Built, tmp_path: Path) -> None:
     config = EngineConfig()
     profiles = make_profiles(config, max_length=built.source.max_length)[:1]
     engine = build(built.int8.buildable, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
-    assert engine.layer_types["int8"] > 0
+    assert engine.layers is not None
+    gates = apply_plan_gates(
+        read_layers(engine.layers),
+        promise_of(NumericType.int8, built.int8.quantization),
+        PlanGatesConfig(int8_gemms=1, gemm_types=1, attention_fused={"int8": 1}),
+    )
+    assert len(gates) == 3
+    assert [gate.detail for gate in gates if not gate.passed] == []

@@ -1,4 +1,4 @@
-"""Define what a build is asked for, and what its process tells while it runs and at its end."""
+"""Name what a build is asked for, and what its process tells while and when it is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tell what TensorRT-RTX would run for a graph: build a plan on the CPU, list it, drop it."""
+"""Find out what TensorRT-RTX would run for a graph: a plan is built, listed and thrown away."""
 
 import tempfile
 from pathlib import Path

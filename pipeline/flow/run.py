@@ -25,7 +25,7 @@ from pipeline.measure.results import Validation
 from pipeline.measure.unvalidated import unvalidated
 from pipeline.report.entries.report import make_report
 from pipeline.report.next_step import next_step
-from pipeline.report.published import published_beside
+from pipeline.report.published import engines_beside, published_beside
 from pipeline.stages.build import plan_build
 from pipeline.stages.publish import publish, reject
 from pipeline.text.datasets import Dataset, load_dataset
@@ -143,6 +143,7 @@ def _place_beside(report: Report, target: Path) -> Report:
     """Add what is published beside the bundle, and what to do first in the light of it."""
     data = dict(report.data)
     data["published"] = published_beside(target, data)
+    data["engines_beside"] = engines_beside(target, data)
     data["next_step"] = next_step(data)
     return replace(report, data=data)
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.contracts import SourceModel
+from pipeline.engines.layers.graph import KEPT_FP32
 from pipeline.errors import CastError
 from pipeline.graph.files import add_initializer, constant, prune
 from pipeline.graph.observe import run_observed, unpadded_batches
@@ -147,6 +148,8 @@ def cast_to_half(
             or _overflows(node)
             or not touched.isdisjoint(too_wide)
         )
+        if keep and node.op_type in ("MatMul", "Gemm"):
+            node.metadata_props[KEPT_FP32] = "fp16 loses what it computes"
         wanted = _FLOAT if keep else _HALF
         half, full = half + (not keep), full + keep
         for index in reads:

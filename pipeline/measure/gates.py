@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.config import GatesConfig, NumericType
 from pipeline.errors import ConfigError
@@ -49,7 +50,8 @@ def check_gates(config: GatesConfig) -> None:
     for setting, threshold in _thresholds(config):
         if threshold is not None and math.isnan(threshold):
             raise ConfigError(f"{setting}={threshold}: expected a number, or null for no gate")
-    for gate, by_type in vars(config).items():
+    by_gate = vars(config) | {"plan.attention_fused": config.plan.attention_fused}
+    for gate, by_type in by_gate.items():
         for name in by_type if isinstance(by_type, dict) else ():
             if name not in set(NumericType):
                 raise ConfigError(
@@ -101,8 +103,12 @@ def _figures(evidence: Evidence, kind: NumericType) -> Iterator[tuple[str, float
 
 def _thresholds(config: GatesConfig) -> Iterator[tuple[str, float | None]]:
     """Yield every setting's full key and its value."""
-    for name, value in asdict(config).items():
-        if isinstance(value, dict):
-            yield from ((f"{ROOT}.{name}.{key}", threshold) for key, threshold in value.items())
+    yield from _flat(ROOT, asdict(config))
+
+
+def _flat(key: str, value: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(f"{key}.{name}", item)
         else:
-            yield f"{ROOT}.{name}", value
+            yield f"{key}.{name}", item

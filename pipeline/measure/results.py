@@ -27,7 +27,8 @@ class Gate:
     """A threshold and what was seen.
 
     ``setting`` is the threshold's key in the config; ``relative_to`` is ``fp32`` or ``published``
-    where ``observed`` is a difference from that, or a ratio to it.
+    where ``observed`` is a difference from that, or a ratio to it. ``detail`` names what is at
+    fault.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Gate:
     observed: float
     setting: str
     relative_to: str | None = None
+    detail: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -104,6 +106,7 @@ class Validation:
         """What failed, as ``artifact: gate observed < threshold (setting)``."""
         return tuple(
             f"{artifact.name}: {gate.name} {gate.observed:.6f} < {gate.threshold} ({gate.setting})"
+            + (f": {gate.detail}" if gate.detail else "")
             for artifact in self.artifacts
             for gate in artifact.gates
             if not gate.passed

@@ -1,19 +1,16 @@
-"""Show what plans run, side by side, as lines for a terminal."""
+"""Show what plans run, side by side: words and numbers for terminals and pages."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pipeline.engines.layers.records import EngineLayers
-from pipeline.engines.layers.summary import bytes_per_token, operations_per_token, summarize
+from pipeline.report import numbers
+
+Entry = Mapping[str, Any]
 
 
-def render_layers(plans: Mapping[str, EngineLayers], shapes: Sequence[tuple[int, int]]) -> str:
-    """Return a column for each plan: kernels, blocks, GEMMs, bytes and operations a token.
-
-    ``shapes`` are batches and sequences; the plan's last optimization profile is shown.
-    """
-    columns: list[dict[str, str]] = [_column(found, shapes) for found in plans.values()]
-    labels = list(dict.fromkeys(label for column in columns for label in column))
-    rows = [["", *plans], *([label, *(c.get(label, "") for c in columns)] for label in labels)]
+def render_engines(engines: Mapping[str, Entry]) -> str:
+    """Return a column for each ``engine`` of ``report.json``, aligned for a terminal."""
+    rows = [["", *engines], *engine_rows(list(engines.values()))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = (
         "  ".join(
@@ -25,23 +22,62 @@ def render_layers(plans: Mapping[str, EngineLayers], shapes: Sequence[tuple[int,
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _column(found: EngineLayers, shapes: Sequence[tuple[int, int]]) -> dict[str, str]:
-    profile = max(layer.profile for layer in found.layers)
-    summary, layers = summarize(found, profile), found.of_profile(profile)
-    per_block = summary.kernels_per_block
+def engine_rows(engines: Sequence[Entry]) -> list[list[str]]:
+    """Return a label and each engine's value a row; empty where an engine has none of it."""
+    columns = [_column(engine) for engine in engines]
+    labels = sorted(dict.fromkeys(label for column in columns for label in column), key=_group)
+    return [[label, *(column.get(label, "") for column in columns)] for label in labels]
+
+
+_GROUPS = ("", "kernels: ", "bytes a token", "operations a token", "predicted")
+
+
+def _group(label: str) -> int:
+    """Return where a row stands: those of one kind together, whichever engine has them first."""
+    return max(i for i, start in enumerate(_GROUPS) if label.startswith(start))
+
+
+def engine_line(engine: Entry) -> str:
+    """Return what a plan runs in one line."""
+    gemms = ", ".join(f"{count} {name}" for name, count in engine["gemms"].items())
+    shape, moved = _main(engine["bytes_per_token"])
+    return (
+        f"{engine['kernels']} kernels, attention fused in {engine['attention_fused']} of "
+        f"{engine['encoder_blocks']} blocks, GEMMs: {gemms} ({engine['gemms_with_epilogue']} with "
+        f"epilogue), {moved:,} bytes a token at {_times(shape)}"
+    )
+
+
+def _main(by_shape: Mapping[str, Any]) -> tuple[str, Any]:
+    shape = "32x128" if "32x128" in by_shape else list(by_shape)[-1]
+    return shape, by_shape[shape]
+
+
+def _times(shape: str) -> str:
+    return shape.replace("x", " × ")
+
+
+def _column(engine: Entry) -> dict[str, str]:
+    per_block = engine["kernels_per_block"]
     column = {
-        "kernels": str(summary.kernels),
+        "built for": engine["target"],
+        "kernels": str(engine["kernels"]),
         "kernels a block": "–" if per_block is None else f"{per_block:g}",
-        "attention fused": f"{summary.attention_fused} of {summary.encoder_blocks}",
-        "GEMMs": ", ".join(f"{count} {name}" for name, count in summary.gemms.items()),
-        "  with epilogue": str(summary.gemms_with_epilogue),
-        "only move or convert": str(summary.moves),
+        "attention fused": f"{engine['attention_fused']} of {engine['encoder_blocks']}",
+        "GEMMs": ", ".join(f"{count} {name}" for name, count in engine["gemms"].items()),
+        "GEMMs with epilogue": str(engine["gemms_with_epilogue"]),
+        "only move or convert": str(engine["moves"]),
     }
-    for kind, count in sorted(summary.kinds.items(), key=lambda item: -item[1]):
+    for kind, count in sorted(engine["kinds"].items(), key=lambda item: -item[1]):
         column[f"kernels: {kind}"] = str(count)
-    for batch, sequence in shapes:
-        at = f"{batch} × {sequence}"
-        column[f"bytes a token, {at}"] = f"{bytes_per_token(layers, batch, sequence):,.0f}"
-        for name, done in operations_per_token(layers, batch, sequence).items():
-            column[f"operations a token, {at}, {name}"] = f"{done / 1e6:,.2f} M"
+    for shape, moved in engine["bytes_per_token"].items():
+        column[f"bytes a token, {_times(shape)}"] = f"{moved:,}"
+    shape, operations = _main(engine["operations_per_token"])
+    for name, count in operations.items():
+        column[f"operations a token, {_times(shape)}, {name}"] = f"{count / 1e6:,.2f} M"
+    for gpu, by_shape in engine["predicted_ms"].items():
+        for shape, time in by_shape.items():
+            if shape in ("1x16", "32x128") or len(by_shape) == 1:
+                label = f"predicted, {gpu}, {_times(shape)}"
+                column[label] = numbers.milliseconds(time)
     return column

@@ -7,8 +7,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
+from pipeline.report.engine_text import engine_rows
 from pipeline.report.next_step import next_step, status_words, verdict, worth
 from pipeline.report.plots.tradeoff import main_task
+from pipeline.report.published import engines_of
 
 _FILTERS = (
     numbers.cosine,
@@ -41,6 +43,7 @@ def render_html(data: Mapping[str, Any]) -> str:
             main_task=main_task(data),
             tradeoffs=draw_tradeoffs(data),
             task_figure=draw_tasks(executed),
+            plans=[*engines_of(data), *data.get("engines_beside", [])],
             agreement_figures={a["name"]: draw_agreement(a) for a in executed},
         )
     )
@@ -71,6 +74,7 @@ def environment() -> Environment:
         "worth": worth,
         "status_words": status_words,
         "gate_value": numbers.gate_value,
+        "engine_rows": engine_rows,
     }
     return found
 

@@ -66,7 +66,7 @@ def render_junit(data: Mapping[str, Any]) -> str:
     """Return the gates of ``report.json`` as JUnit XML.
 
     An artifact that was not executed has the others' gates, skipped with its reason (one case named
-    ``executed`` where no artifact ran).
+    ``executed`` where no artifact ran), and its own where its plan was judged all the same.
     """
     executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
     names = list(dict.fromkeys(gate["name"] for a in executed for gate in a["gates"]))
@@ -75,12 +75,16 @@ def render_junit(data: Mapping[str, Any]) -> str:
         if artifact["executed"]:
             cases += [_gate(artifact["name"], gate) for gate in artifact["gates"]]
         else:
-            cases += [_skipped(artifact, name) for name in names or ["executed"]]
+            judged = artifact.get("gates", [])
+            cases += [_gate(artifact["name"], gate) for gate in judged]
+            done = {gate["name"] for gate in judged}
+            cases += [_skipped(artifact, n) for n in names or ["executed"] if n not in done]
     return to_xml(f"{data['model']} {data['precision']}", cases)
 
 
 def _gate(artifact: str, gate: Mapping[str, Any]) -> JUnitCase:
     words = f"{gate['observed']} against a threshold of {gate['threshold']} ({gate['setting']})"
+    words += f": {gate['detail']}" if gate["detail"] else ""
     outcome: Literal["passed", "failure"] = "passed" if gate["passed"] else "failure"
     return JUnitCase(classname=artifact, name=gate["name"], outcome=outcome, message=words)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.report.engine_text import engine_line
 from pipeline.report.next_step import next_step, status_words
 from pipeline.report.table import COLUMNS, rows
 
@@ -18,6 +19,7 @@ def render_markdown(data: Mapping[str, Any]) -> str:
     lines += [""] if data["failed_gates"] else []
     lines += [table_row(_SHOWN), table_row(["---"] * len(_SHOWN))]
     lines += [table_row([row[column] for column in _SHOWN]) for row in rows(data)]
+    lines += ["", *(f"{escape(words)}." for words in _plans(data))]
     lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
     device = data["reference"]["device"]
     if device is not None:
@@ -26,6 +28,14 @@ def render_markdown(data: Mapping[str, Any]) -> str:
             "that calibration did not see. Everything else: report.html."
         )
     return "\n".join(lines) + "\n"
+
+
+def _plans(data: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{artifact['name']} runs {engine_line(artifact['engine'])}"
+        for artifact in data["artifacts"]
+        if "engine" in artifact
+    ]
 
 
 def _why(item: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report import numbers
+from pipeline.report.predicted import predicted_advice
 
 _WIDE = 1.25
 """An interval whose ends differ by more than this ratio carries no point estimate."""
@@ -27,6 +28,7 @@ def next_step(data: Mapping[str, Any]) -> str:
         if waiting
         else ""
     )
+    rest += predicted_advice(data)
     if not executed:
         return f"Nothing was measured.{rest}"
     best = max(executed, key=lambda artifact: _speed(artifact)["median"])
@@ -71,6 +73,9 @@ def _mend(artifact: str, gate: Mapping[str, Any], precision: str) -> str:
     kind = precision.partition("_")[0]
     if gate["relative_to"] == "published":
         first = "keep the published bundle, which is better in this"
+    elif gate["name"].startswith("plan."):
+        first = f"its plan does not run what {precision} says ({gate['detail']}); publish with "
+        first += "engine=onnxruntime, or another precision"
     elif gate["name"] == "speed":
         first = "publish a faster precision in its place"
     elif gate["name"] == "vectors.finite":

@@ -78,6 +78,38 @@ def published_beside(target: Path, data: Mapping[str, Any]) -> list[dict[str, An
     return entries
 
 
+def engines_beside(target: Path, data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return report.json's ``engines_beside``: what the plans of neighbouring precisions run.
+
+    Those of the same weights; nothing of it was measured, so the machine does not matter.
+    """
+    found = []
+    for path in sorted(target.parent.glob("*/report.json")):
+        if path.parent.name in (target.name, f"{target.name}.rejected"):
+            continue
+        try:
+            other = read_report(path.parent)
+            same = other["source"]["weights_sha256"] == data["source"]["weights_sha256"]
+        except (BundleError, KeyError, TypeError):
+            continue
+        if same and other["status"] != "failed":
+            found += engines_of(other)
+    return found
+
+
+def engines_of(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the plans of a report run, each with its precision and its runtime."""
+    return [
+        {
+            "precision": data["precision"],
+            "artifact": artifact["name"],
+            "engine": artifact["engine"],
+        }
+        for artifact in data["artifacts"]
+        if "engine" in artifact
+    ]
+
+
 def _entries(other: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
     reason = difference(data, other)
     task = main_task(data)

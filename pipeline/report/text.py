@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.contracts import Outcome
 from pipeline.report import numbers
+from pipeline.report.engine_text import engine_line
 from pipeline.report.next_step import verdict
 
 
@@ -30,7 +31,7 @@ def render_text(outcome: Outcome) -> str:
 def _artifact(artifact: dict[str, Any]) -> list[str]:
     head = f"  {artifact['name']:<14}{artifact['bytes'] / 2**20:.1f} MiB, "
     if not artifact["executed"]:
-        return [f"{head}not executed: {artifact['reason']}"]
+        return [f"{head}not executed: {artifact['reason']}", *_plan(artifact)]
     cosine, speed = artifact["agreement"]["cosine"], artifact["throughput"]["speedup"]
     overlap = artifact["agreement"]["neighbor_overlap_at_10"]
     kept = "" if overlap is None else f", neighbours kept {100 * overlap:.1f} %"
@@ -41,6 +42,7 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
         f"{head}{artifact['device']}",
         f"{indent}cosine to fp32: mean {mean}, p1 {p1}, lowest {lowest}{kept}",
         *_kernels(artifact, indent),
+        *_plan(artifact),
         *(
             f"{indent}{name} {task['metric']}: {task['artifact']:.2f} "
             f"(fp32 {task['reference']:.2f}, {task['delta']:+.2f}{_ends(task)})"
@@ -68,6 +70,14 @@ def _baseline(baseline: dict[str, Any]) -> str:
 def _ends(task: dict[str, Any]) -> str:
     low, high = task["ci95"]
     return f"; 95 %: {low:+.2f} to {high:+.2f}"
+
+
+def _plan(artifact: dict[str, Any]) -> list[str]:
+    if "engine" not in artifact:
+        return []
+    indent = " " * 16
+    words = engine_line(artifact["engine"])
+    return textwrap.wrap(words, 100, initial_indent=indent, subsequent_indent=indent)
 
 
 def _kernels(artifact: dict[str, Any], indent: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Baseline, NumericType, ValidateConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
+from pipeline.engines.layers.records import read_layers
 from pipeline.engines.onnxruntime import has_cuda
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
@@ -14,8 +16,9 @@ from pipeline.engines.tensorrt import obstacle
 from pipeline.graph.overflow import check_overflow
 from pipeline.measure.bench import Bench, set_up, text_encoder
 from pipeline.measure.gates import Against, Evidence, apply_gates
+from pipeline.measure.plan_gates import apply_plan_gates, promise_of
 from pipeline.measure.quality.quality import Quality, measure_quality
-from pipeline.measure.results import CUDA_NAME, ArtifactResult, Validation
+from pipeline.measure.results import CUDA_NAME, ArtifactResult, Gate, Validation
 from pipeline.measure.settings import check_validate
 from pipeline.measure.speed.profile import count_gemms, count_kernels
 from pipeline.measure.speed.speed import ArtifactSpeed
@@ -57,6 +60,7 @@ def validate(
     exact = fp32 if kind is NumericType.fp16 else graphs.portable
     check_overflow(exact, graphs.buildable, source, spread(dataset.evaluation, OVERFLOW_TEXTS))
     bench = set_up(source, dataset, config, kind)
+    plan_gates = _judge_plans(graphs, engines, config)
     artifacts, refused = _open_artifacts(bench, graphs, engines, with_openvino)
     qualities = [
         measure_quality(
@@ -87,14 +91,29 @@ def validate(
         reference_cold=timing.reference_cold,
         baselines=timing.baselines,
         gpu_clocks=timing.gpu_clocks,
-        artifacts=(
-            *(
-                _result(artifact, quality, timing, i, bench)
-                for i, (artifact, quality) in enumerate(zip(artifacts, qualities, strict=True))
-            ),
-            *refused,
+        artifacts=tuple(
+            replace(result, gates=(*result.gates, *plan_gates.get(result.path, ())))
+            for result in (
+                *(
+                    _result(artifact, quality, timing, i, bench)
+                    for i, (artifact, quality) in enumerate(zip(artifacts, qualities, strict=True))
+                ),
+                *refused,
+            )
         ),
     )
+
+
+def _judge_plans(
+    graphs: Graphs, engines: Sequence[Engine], config: ValidateConfig
+) -> dict[Path, tuple[Gate, ...]]:
+    """Hold what each plan runs to what the label says; that needs no GPU."""
+    promise = promise_of(graphs.buildable.precision, graphs.quantization)
+    return {
+        engine.path: apply_plan_gates(read_layers(engine.layers), promise, config.gates.plan)
+        for engine in engines
+        if engine.layers is not None
+    }
 
 
 def _open_artifacts(

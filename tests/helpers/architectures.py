@@ -14,7 +14,7 @@ from pipeline.quant.condition.folds import Fold
 
 Plant = Callable[[Any], None]
 
-LAYERS, HIDDEN, HEADS, MIDDLE, MAX_LENGTH = 2, 32, 4, 64, 48
+LAYERS, HIDDEN, HEADS, MIDDLE, MAX_LENGTH = 2, 32, 2, 64, 48
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 IN_NORM = 8.0

@@ -154,6 +154,7 @@ def gate(name: str, threshold: float, observed: float, setting: str, **more: Any
         "passed": True,
         "relative_to": None,
         "setting": f"validate.gates.{setting}",
+        "detail": None,
     } | more
 
 
@@ -279,6 +280,7 @@ def int8() -> Data:
             published("fp16", 1.1, cosine_mean=0.9999998),
             published("int8_fast", 2.3, comparable=False, reason="another machine"),
         ],
+        "engines_beside": [],
         "next_step": "Deploy model.onnx; run this command again on the GPU that will serve.",
         "artifacts": [executed(), plan()],
         "not_built": [{"name": "tensorrt", "reason": "Python package tensorrt is not installed"}],
@@ -297,6 +299,31 @@ def int8() -> Data:
             "packages": {"torch": "2.13.0+cpu", "onnxruntime-gpu": "1.31.1"},
         },
         "quantization": quantization(),
+    }
+
+
+def engine(kind: str = "int8", *, l4_ms: float = 2.52, bytes_per_token: int = 173_587) -> Data:
+    """What a plan runs, as TensorRT-RTX 1.7.1 builds all-MiniLM-L6-v2."""
+    gemms = {"int8": 36, "fp16": 0} if kind == "int8" else {"fp16": 36}
+    return {
+        "target": "ampere_plus",
+        "kernels": 77 if kind == "int8" else 66,
+        "kernels_per_block": 12.0 if kind == "int8" else 10.0,
+        "kinds": {"elementwise": 26, "gemm": 24, "normalization": 13, "attention": 6, "move": 6},
+        "encoder_blocks": 6,
+        "attention_fused": 6,
+        "gemms": gemms,
+        "gemms_with_epilogue": 0 if kind == "int8" else 18,
+        "moves": 6 if kind == "int8" else 0,
+        "bytes_per_token": {"1x16": 1_040_000, "32x128": bytes_per_token},
+        "operations_per_token": {
+            "1x16": {"int8": 21_479_424, "fp16": 147_456},
+            "32x128": {"int8": 21_479_424, "fp16": 1_179_648},
+        },
+        "predicted_ms": {
+            "L4": {"1x16": 0.2, "32x128": l4_ms},
+            "A100": {"1x16": 0.161, "32x128": 0.524},
+        },
     }
 
 

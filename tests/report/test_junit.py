@@ -15,6 +15,7 @@ def gate(name: str, observed: float) -> dict[str, Any]:
         "observed": observed,
         "passed": observed >= 0.9,
         "setting": f"validate.gates.{name}",
+        "detail": None,
     }
 
 
@@ -74,3 +75,17 @@ def test_what_xml_cannot_hold_is_left_out_everywhere(odd: str, outcome: Any) -> 
     words = [value for element in root.iter() for value in (*element.attrib.values(), element.text)]
     assert not any(odd in word for word in words if word)
     assert sum(word == "a<&>b" for word in words) >= 4
+
+
+def test_a_plan_that_was_judged_and_not_executed_has_its_own_gates() -> None:
+    plan = gate("plan.int8_gemms", 0.5) | {"detail": "query computes in fp16"}
+    cases = {
+        (c.get("classname"), c.get("name")): c
+        for c in read(report(RAN, SKIPPED | {"gates": [plan]}))[0]
+    }
+    failure = cases["tensorrt", "plan.int8_gemms"].find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).endswith(
+        "(validate.gates.plan.int8_gemms): query computes in fp16"
+    )
+    assert cases["tensorrt", "cosine.mean"].find("skipped") is not None

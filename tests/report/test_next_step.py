@@ -1,7 +1,7 @@
 """next_step: what the numbers say to do first."""
 
 import pytest
-from example_report import executed, failed, gpu, int8, plan, published, speedup
+from example_report import engine, executed, failed, gpu, int8, plan, published, speedup
 
 from pipeline.measure.speed.intervals import Speedup
 from pipeline.report.next_step import next_step, verdict, worth
@@ -105,3 +105,43 @@ def test_vectors_that_are_none_point_at_the_precision() -> None:
     data = failed()
     data["artifacts"][0]["gates"][0]["name"] = "vectors.finite"
     assert "precision=fp16, since something overflows" in next_step(data)
+
+
+def beside(l4_ms: float) -> dict[str, object]:
+    """An int8 report with a plan, and an fp16 plan beside it that takes so long on an L4."""
+    data = int8()
+    data["artifacts"][1]["engine"] = engine()
+    found = engine("fp16", l4_ms=l4_ms, bytes_per_token=156_719)
+    data["engines_beside"] = [
+        {"precision": "fp16", "artifact": "tensorrt_rtx", "engine": found},
+    ]
+    return data
+
+
+def test_prediction_says_where_fp16_is_the_faster_engine() -> None:
+    assert next_step(beside(2.27)).endswith(
+        f"{WAITING} By prediction fp16 is the faster engine at 32 × 128 on L4 (L4: 2.27 ms against "
+        "2.52 ms; int8 moves 1.11 times its bytes): deploy fp16 there, or set "
+        "precision.engine_aware."
+    )
+
+
+def test_prediction_says_nothing_where_int8_is_as_fast() -> None:
+    assert next_step(beside(2.52)).endswith(WAITING)
+
+
+def test_a_plan_that_contradicts_its_label() -> None:
+    data = failed()
+    data["artifacts"][0]["gates"] = [
+        {
+            "name": "plan.int8_gemms",
+            "passed": False,
+            "relative_to": None,
+            "detail": "query computes in fp16 (node_MatMul_46_myl0_2)",
+            "setting": "validate.gates.plan.int8_gemms",
+        }
+    ]
+    assert next_step(data).startswith(
+        "onnxruntime failed plan.int8_gemms: its plan does not run what int8 says (query computes "
+        "in fp16 (node_MatMul_46_myl0_2)); publish with engine=onnxruntime"
+    )

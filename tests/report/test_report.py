@@ -365,6 +365,7 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
                     "passed": True,
                     "relative_to": None,
                     "setting": "validate.gates.key",
+                    "detail": None,
                 }
             ],
         }

@@ -26,8 +26,15 @@ _ONNX_CONVERTS = {"Cast", "QuantizeLinear", "DequantizeLinear"}
 
 
 def is_kernel(layer: RawLayer) -> bool:
-    """Whether a layer is something that runs on the device."""
-    return layer.layer_type.lower() not in NO_KERNELS
+    """Whether a layer is something that runs on the device, not on shapes before it."""
+    return layer.layer_type.lower() not in NO_KERNELS and not _only_shapes(layer)
+
+
+def _only_shapes(layer: RawLayer) -> bool:
+    tensors = (*layer.inputs, *layer.outputs)
+    return bool(tensors) and all(
+        tensor.type in ("int32", "int64") and tensor.dims in ((), (1,), (2,)) for tensor in tensors
+    )
 
 
 def classify(layer: RawLayer, graph: GraphFacts) -> Kind:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.engines.layers.classify import classify, is_kernel
 from pipeline.engines.layers.graph import NO_GRAPH, GraphFacts
 from pipeline.engines.layers.raw import RawLayer, RawTensor
-from pipeline.engines.layers.records import EngineLayers, Kind, Layer, Size, Tensor
+from pipeline.engines.layers.records import EngineLayers, Kind, Layer, Size, Tensor, static_elements
 from pipeline.engines.layers.sizes import size_constant, size_input, size_outputs
 
 _EPILOGUE = {"Add", "Mul", "Div", "Sub", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid", "Silu", "Clip"}
@@ -24,6 +24,7 @@ def describe_layers(
         runtime_version=runtime_version,
         layers=tuple(layers),
         attention=graph.attention,
+        kept_fp32=graph.kept_fp32,
     )
 
 
@@ -65,22 +66,24 @@ def _tensors(raw: Sequence[RawTensor], sizes: Sequence[Size]) -> tuple[Tensor, .
     )
 
 
-def _weight(layer: RawLayer) -> tuple[int, ...] | None:
-    """Return the shape of the constant matrix of a linear GEMM, ``[in, out]`` or turned round.
+def _weight(layer: RawLayer) -> int | None:
+    """Return the elements of a linear GEMM's constant matrix, or matrices where it has several.
 
     Where a list leaves constants out, a product of one computed tensor is taken for one.
     """
+    computed = [tensor for tensor in layer.inputs if len(tensor.dims) > 1]
+    if not computed or not layer.outputs:
+        return None
+    depth = computed[0].dims[-1]
     matrices = [
-        tuple(size for size in tensor.dims if size != 1)
+        static_elements(tensor.dims)
         for tensor in layer.constants
-        if sum(size > 1 for size in tensor.dims) == 2
+        if sum(size > 1 for size in tensor.dims) >= 2 and depth in tensor.dims
     ]
     if matrices:
-        return max(matrices, key=lambda dims: dims[0] * dims[1])
-    computed = [tensor for tensor in layer.inputs if len(tensor.dims) > 1]
-    if len(computed) == 1 and layer.outputs and not layer.constants:
-        return computed[0].dims[-1], layer.outputs[0].dims[-1]
-    return None
+        return max(matrices)
+    width = layer.outputs[0].dims[-1]
+    return depth * width if len(computed) == 1 and not layer.constants else None
 
 
 def _computed_in(layer: RawLayer) -> str:
@@ -96,7 +99,7 @@ def _operations(
     kind: Kind,
     inputs: Sequence[Size],
     outputs: Sequence[Size],
-    weight: tuple[int, ...] | None,
+    weight: int | None,
 ) -> Size | None:
     """Count multiplications and additions of matrix products; of attention, both products.
 
@@ -104,9 +107,8 @@ def _operations(
     every token with every other, 2 * batch * sequence^2 * width each.
     """
     if weight is not None and inputs:
-        rows = max(inputs, key=lambda size: (size.b + size.s, size.factor))
-        wide = max(tensor.dims[-1] for tensor in layer.outputs)
-        return Size(factor=2 * rows.factor * wide, b=rows.b, s=rows.s)
+        rows, depth = inputs[0], layer.inputs[0].dims[-1]
+        return Size(factor=2 * rows.factor * weight // depth, b=rows.b, s=rows.s)
     if kind is Kind.attention and outputs:
         return Size(factor=4 * outputs[0].factor, b=outputs[0].b, s=outputs[0].s + 1)
     if kind is Kind.gemm and inputs:

@@ -12,6 +12,9 @@ from pipeline.engines.layers.records import Size
 if TYPE_CHECKING:
     import onnx
 
+KEPT_FP32 = "kept_fp32"
+"""Key in the metadata of nodes that the cast to fp16 leaves in fp32; the value says why."""
+
 _GEMMS = ("MatMul", "Gemm", "MatMulInteger", "FusedMatMul")
 _ATTENTION = ("Attention", "MultiHeadAttention")
 
@@ -31,13 +34,15 @@ class GraphFacts:
 
     ``gemms`` are the linear GEMMs, each with the shape of its weight; ``attention`` the nodes that
     mark an attention block each (Softmax, or the Attention operator), in order; ``products`` holds
-    the two matrix products of each.
+    the two matrix products of each. ``kept_fp32`` are the matrix products that the cast to fp16
+    left in fp32, and says so.
     """
 
     nodes: Mapping[str, NodeFacts]
     gemms: Mapping[str, tuple[int, ...]]
     attention: tuple[str, ...]
     products: Mapping[str, frozenset[str]]
+    kept_fp32: tuple[str, ...] = ()
 
 
 NO_GRAPH = GraphFacts(nodes={}, gemms={}, attention=(), products={})
@@ -71,7 +76,18 @@ def read_graph(path: Path) -> GraphFacts:
         if weight is not None and len(weight) == 2:
             gemms[node.name] = weight
     products = _products(graph, gemms)
-    return GraphFacts(nodes=nodes, gemms=gemms, attention=tuple(products), products=products)
+    kept = tuple(
+        node.name
+        for node in graph.node
+        if any(prop.key == KEPT_FP32 for prop in node.metadata_props)
+    )
+    return GraphFacts(
+        nodes=nodes,
+        gemms=gemms,
+        attention=tuple(products),
+        products=products,
+        kept_fp32=kept,
+    )
 
 
 def _constants(graph: "onnx.GraphProto") -> dict[str, tuple[int, ...]]:

@@ -105,13 +105,14 @@ class EngineLayers:
     """The kernels of a plan, and the attention blocks of the graph that it was built from.
 
     ``attention`` holds, for each block in order, the ONNX node that marks it: its Softmax, or the
-    Attention operator.
+    Attention operator. ``kept_fp32`` are the matrix products that were left in fp32 on purpose.
     """
 
     runtime: str
     runtime_version: str
     layers: tuple[Layer, ...]
     attention: tuple[str, ...]
+    kept_fp32: tuple[str, ...] = ()
 
     def of_profile(self, profile: int) -> tuple[Layer, ...]:
         """Return the kernels of one optimization profile, in the order they run."""
@@ -130,6 +131,7 @@ def write_layers(found: EngineLayers, path: Path) -> None:
         "runtime": found.runtime,
         "runtime_version": found.runtime_version,
         "attention": list(found.attention),
+        "kept_fp32": list(found.kept_fp32),
     }
     converter = cattrs.Converter(omit_if_default=True)
     rows = ",\n  ".join(json.dumps(converter.unstructure(layer)) for layer in found.layers)

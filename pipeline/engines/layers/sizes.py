@@ -13,9 +13,9 @@ from pipeline.engines.layers.records import Size, static_elements
 
 
 def size_outputs(
-    layer: RawLayer, inputs: Sequence[Size], weight: tuple[int, ...] | None, graph: GraphFacts
+    layer: RawLayer, inputs: Sequence[Size], weight: int | None, graph: GraphFacts
 ) -> list[Size]:
-    """Return the sizes of what a kernel makes; ``weight`` is the matrix of a linear GEMM."""
+    """Return the sizes of what a kernel makes; ``weight`` counts a linear GEMM's constants."""
     known = [graph.nodes[name] for name in layer.nodes if name in graph.nodes]
     made = [
         facts.size
@@ -24,7 +24,7 @@ def size_outputs(
     ]
     read = {tensor.dims: size for tensor, size in zip(layer.inputs, inputs, strict=True)}
     return [
-        _rows_of_gemm(tensor, inputs, weight)
+        _rows_of_gemm(layer, tensor, inputs, weight)
         or _fitting(tensor, made)
         or read.get(tensor.dims)
         or guess_size(tensor)
@@ -33,14 +33,16 @@ def size_outputs(
 
 
 def _rows_of_gemm(
-    tensor: RawTensor, inputs: Sequence[Size], weight: tuple[int, ...] | None
+    layer: RawLayer, tensor: RawTensor, inputs: Sequence[Size], weight: int | None
 ) -> Size | None:
     """Return the size of a linear GEMM's output: as many rows as go in, of its own width."""
-    width = static_elements(tensor.dims)
-    if weight is None or not inputs or width not in weight or inputs[0].factor % min(weight):
+    if weight is None or not inputs:
         return None
-    depth = weight[0] if weight[1] == width else weight[1]
-    if inputs[0].factor % depth:
+    depth = layer.inputs[0].dims[-1]
+    if depth < 1 or weight % depth or inputs[0].factor % depth:
+        return None
+    width = weight // depth
+    if static_elements(tensor.dims) != width:
         return None
     return Size(factor=inputs[0].factor // depth * width, b=inputs[0].b, s=inputs[0].s)
 

@@ -28,6 +28,7 @@ def list_gemms(
             name = part.gemm.name
             row: dict[str, Any] = {
                 "name": name,
+                "node": part.gemm.node.name,
                 "shape": list(part.integers.shape),
                 "int8": name in refined.int8,
                 "smoothing": item.fold,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, NotBuilt, Report, SourceModel
-from pipeline.measure.results import ArtifactResult, Validation
+from pipeline.measure.results import ArtifactResult, Gate, Validation
+from pipeline.report.entries.engine import engine_entry
 from pipeline.report.entries.quality import agreement_entry, task_entry
 from pipeline.report.entries.speed import baseline_data, cold_data, latency_data, throughput_data
 
@@ -67,7 +68,9 @@ def make_report(
         "baselines": [baseline_data(baseline) for baseline in validation.baselines],
         "dataset": validation.dataset,
         "dataset_sha256": validation.dataset_sha256,
-        "artifacts": [_artifact(a, by_path.get(a.path)) for a in validation.artifacts],
+        "artifacts": [
+            _artifact(a, by_path.get(a.path), _types(graphs)) for a in validation.artifacts
+        ],
         "not_built": [{"name": item.runtime, "reason": item.reason} for item in not_built],
         "stages": [asdict(stage) for stage in stages],
         "environment": dict(environment) | _clocks(validation),
@@ -83,7 +86,16 @@ def _status(validation: Validation) -> str:
     return "failed" if validation.failed_gates else "passed"
 
 
-def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
+def _types(graphs: Graphs) -> list[str]:
+    """Return the types that a precision's GEMMs may have."""
+    kind = graphs.buildable.precision.value
+    said = graphs.quantization
+    return [kind] if said is None else [kind, said["high_precision"]["engines"]]
+
+
+def _artifact(
+    result: ArtifactResult, engine: Engine | None, types: Sequence[str]
+) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": result.name,
         "file": bundle_name(result.path),
@@ -96,8 +108,11 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
             "target": engine.target,
             "layer_types": dict(engine.layer_types),
         }
+        runs = engine_entry(engine, types)
+        entry |= {} if runs is None else {"engine": runs}
+    gates = [_gate(gate) for gate in result.gates]
     if result.reason is not None:
-        return entry | {"reason": result.reason}
+        return entry | {"reason": result.reason} | ({"gates": gates} if gates else {})
     latency = result.latency
     assert latency is not None
     if result.gemms is not None:
@@ -111,17 +126,19 @@ def _artifact(result: ArtifactResult, engine: Engine | None) -> dict[str, Any]:
         "throughput": throughput_data(result),
         "latency_ms": latency_data(latency),
         "cold": cold_data(result.cold),
-        "gates": [
-            {
-                "name": gate.name,
-                "threshold": gate.threshold,
-                "observed": gate.observed,
-                "passed": gate.passed,
-                "relative_to": gate.relative_to,
-                "setting": gate.setting,
-            }
-            for gate in result.gates
-        ],
+        "gates": gates,
+    }
+
+
+def _gate(gate: Gate) -> dict[str, Any]:
+    return {
+        "name": gate.name,
+        "threshold": gate.threshold,
+        "observed": gate.observed,
+        "passed": gate.passed,
+        "relative_to": gate.relative_to,
+        "setting": gate.setting,
+        "detail": gate.detail,
     }
 
 

@@ -1,0 +1,128 @@
+"""Hold what a plan runs, read from its own kernels, to the label of its precision."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import NumericType, PlanGatesConfig
+from pipeline.engines.layers.records import EngineLayers, Kind, Layer
+from pipeline.measure.results import Gate
+
+ROOT = "validate.gates.plan"
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a precision's label says of the graph's GEMMs.
+
+    ``int8`` are the ONNX nodes of the GEMMs that quantize put in int8, with the names that the
+    report gives them; every other computes in ``otherwise``. ``int8_attention``: so may attention.
+    """
+
+    kind: NumericType
+    otherwise: str
+    int8: Mapping[str, str]
+    int8_attention: bool = False
+
+
+def promise_of(kind: NumericType, quantization: Mapping[str, Any] | None) -> Promise:
+    """Return what a precision promises, from what quantize says of itself."""
+    if quantization is None:
+        return Promise(kind=kind, otherwise=kind.value, int8={})
+    return Promise(
+        kind=kind,
+        otherwise=quantization["high_precision"]["engines"],
+        int8={gemm["node"]: gemm["name"] for gemm in quantization["gemm_list"] if gemm["int8"]},
+        int8_attention=bool(quantization["attention_gemms_int8"]),
+    )
+
+
+def apply_plan_gates(
+    found: EngineLayers, promise: Promise, config: PlanGatesConfig
+) -> tuple[Gate, ...]:
+    """Return a gate for each share that has a threshold; the first kernels at fault are named."""
+    faults = {
+        "int8_gemms": _not_int8(found, promise),
+        "gemm_types": _of_another_type(found, promise),
+        f"attention_fused.{promise.kind}": _not_fused(found),
+    }
+    thresholds: dict[str, float | None] = {
+        "int8_gemms": config.int8_gemms,
+        "gemm_types": config.gemm_types,
+        f"attention_fused.{promise.kind}": config.attention_fused.get(promise.kind),
+    }
+    return tuple(
+        _gate(setting, threshold, *faults[setting])
+        for setting, threshold in thresholds.items()
+        if threshold is not None and faults[setting][0]
+    )
+
+
+def _gate(setting: str, threshold: float, of: int, faults: list[str]) -> Gate:
+    shown = "; ".join(faults[:_SHOWN])
+    more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return Gate(
+        name=f"plan.{setting.partition('.')[0]}",
+        threshold=threshold,
+        observed=1 - len(faults) / of,
+        setting=f"{ROOT}.{setting}",
+        detail=f"{shown}{more}" if faults else None,
+    )
+
+
+def _not_int8(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
+    """Return how many GEMMs were promised in int8, in all profiles, and those that are not."""
+    profiles = sorted({layer.profile for layer in found.layers})
+    faults = []
+    for profile in profiles:
+        kernels = {node: layer for layer in found.of_profile(profile) for node in layer.gemms}
+        for node, name in promise.int8.items():
+            kernel = kernels.get(node)
+            if kernel is None:
+                faults.append(f"{name} is in no GEMM of the plan")
+            elif kernel.type != "int8":
+                faults.append(f"{name} computes in {kernel.type} ({kernel.name})")
+    return len(promise.int8) * len(profiles), faults
+
+
+def _of_another_type(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
+    """Return how many GEMMs and attentions were not promised in int8, and those of another type.
+
+    What the cast to fp16 left in fp32 on purpose may be in either.
+    """
+    kept = set(found.kept_fp32)
+    total, faults = 0, []
+    for layer, nodes in _products(found):
+        rest = [node for node in nodes if node not in promise.int8]
+        allowed = {promise.otherwise}
+        if layer.kind is Kind.attention and promise.int8_attention:
+            allowed.add("int8")
+        if kept.intersection(layer.nodes):
+            allowed.add("fp32")
+        total += len(rest)
+        if rest and layer.type not in allowed:
+            faults += [f"{node} computes in {layer.type} ({layer.name})" for node in rest]
+    return total, faults
+
+
+def _products(found: EngineLayers) -> Iterator[tuple[Layer, tuple[str, ...]]]:
+    for layer in found.layers:
+        if layer.kind is Kind.attention:
+            yield layer, (layer.name,)
+        elif layer.gemms:
+            yield layer, layer.gemms
+
+
+def _not_fused(found: EngineLayers) -> tuple[int, list[str]]:
+    """Return how many blocks have attention, in all profiles, and those where it is in parts."""
+    profiles = sorted({layer.profile for layer in found.layers})
+    faults = []
+    for profile in profiles:
+        layers = found.of_profile(profile)
+        fused = {n for layer in layers if layer.kind is Kind.attention for n in layer.nodes}
+        for block, mark in enumerate(found.attention):
+            if mark not in fused:
+                kernel = next((layer.name for layer in layers if mark in layer.nodes), "no kernel")
+                faults.append(f"attention of block {block} is in parts ({mark} in {kernel})")
+    return len(found.attention) * len(profiles), faults
