@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -70,10 +69,12 @@ def test_composition_error(tmp_path: Path, arguments: list[str], words: list[str
     assert "provider=" not in line
 
 
+MODULES = 450
+"""What --help may import: 325 or so with Python 3.12. Counted, since seconds say how busy it is."""
+
+
 def test_help(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = command_line.run_command("--help", cwd=tmp_path)
-    seconds = time.monotonic() - started
     assert done.returncode == 0
     assert done.stderr == ""
     models = next(line for line in done.stdout.splitlines() if line.startswith("model: "))
@@ -83,7 +84,6 @@ def test_help(tmp_path: Path) -> None:
     assert "engine: auto, onnxruntime, tensorrt, tensorrt_rtx\n" in done.stdout
     assert "Exit codes: 0 published, 1 an error" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    assert seconds < 6
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -97,6 +97,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "pipeline.config" in imported
+    assert len(imported) < MODULES
     heavy = {"torch", "transformers", "sentence_transformers", "onnx", "onnxruntime", "tensorrt"}
     assert imported & heavy == set()
 

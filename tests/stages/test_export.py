@@ -15,6 +15,8 @@ from pipeline.contracts import OnnxModel, SourceModel, TensorSpec
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.errors import ExportError, ResolveError
+from pipeline.graph.contract import meet_contract
+from pipeline.graph.exporters import OPSET
 from pipeline.stages import export as stage
 from pipeline.stages.export import export
 from pipeline.text.tokens import TokenBatch, Tokenizer
@@ -85,7 +87,7 @@ def test_the_result_describes_the_graph(exported: OnnxModel, tiny_source: Source
 def test_the_graph_is_valid_onnx_of_the_default_domain_in_one_file(exported: OnnxModel) -> None:
     onnx.checker.check_model(str(exported.path), full_check=True)
     proto = onnx.load(exported.path)
-    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", stage.OPSET)]
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", OPSET)]
     assert [file.name for file in exported.path.parent.iterdir()] == ["model.onnx"]
 
 
@@ -174,7 +176,7 @@ def test_a_graph_that_disagrees_with_pytorch_is_refused(
             return distort(super().encode(batch))
 
     monkeypatch.setattr(stage, "OnnxRuntimeEncoder", Distorted)
-    monkeypatch.setattr(stage, "_export_torch", lambda source: ir.load(tiny_fp32.path))
+    monkeypatch.setattr(stage, "trace", lambda *_: ir.load(tiny_fp32.path))
     with pytest.raises(ExportError, match=r"disagrees with PyTorch.*expected at least 0\.99999"):
         export(tiny_source, Exporter.torch, calibration_texts, tmp_path / "out")
 
@@ -238,7 +240,7 @@ def test_a_graph_of_another_contract_is_refused(
         graph ({dtype}[b,s] {given}) => (float[b,s] {made})
         {{ {made} = Cast <to = 1> ({given}) }}"""
     )
-    monkeypatch.setattr(stage, "_export_torch", lambda source: graph)
+    monkeypatch.setattr(stage, "trace", lambda *_: graph)
     with pytest.raises(ExportError, match=message):
         export(tiny_source, Exporter.torch, ["a text"], tmp_path / "out")
 
@@ -253,7 +255,7 @@ def test_an_input_that_only_lends_its_shape_is_dropped(tiny_source: SourceModel)
           shaped = Reshape(both, size)
           sentence_embedding = Cast <to = 1> (shaped) }"""
     )
-    stage._meet_contract(graph, tiny_source)
+    meet_contract(graph, tiny_source)
     assert [value.name for value in graph.graph.inputs] == ["input_ids", "attention_mask"]
     (size,) = [node for node in graph.graph if node.op_type == "Shape"]
     assert size.inputs[0] is graph.graph.inputs[0]
