@@ -25,6 +25,32 @@ MAX_LENGTH = 48
 MakeTiny = Callable[..., Path]
 
 
+WHOLE_RUNS = {"int8_bundle", "fp32_bundle", "first"}
+"""Fixtures that run the whole pipeline."""
+REAL_OR_MANY = {"minilm_source", "minilm_fp32", "export_encoder", "outlier_fp32"}
+"""Fixtures that export the real model, or every architecture."""
+COMMANDS = (
+    "benchmarks",
+    "flow/test_cached_runs.py",
+    "flow/test_cli.py",
+    "flow/test_sweep.py",
+    "nightly/test_launchers.py",
+    "nightly/test_night.py",
+    "runtime/test_servers.py",
+    "test_families.py",
+)
+"""Tests that start a process each, or build a model each: seconds, and many of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow what takes seconds by what it needs, so that the quick loop is quick."""
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        where = item.path.relative_to(Path(__file__).parent).as_posix()
+        if needs & (WHOLE_RUNS | REAL_OR_MANY) or where.startswith(COMMANDS):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none, before any of its fixtures are made."""
     if item.get_closest_marker("gpu") is not None and find_gpu() is None:
