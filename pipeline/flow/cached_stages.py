@@ -30,6 +30,7 @@ PACKAGES = {
     "cast": _GRAPH,
     "quantize": _GRAPH | {"scipy", "torch"},
     "optimize": _GRAPH,
+    "fuse": _GRAPH,
     "build": {"polygraphy"},
 }
 """The packages that each stage computes with: another version may give another output."""
@@ -225,7 +226,7 @@ def fuse(
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(list(keep)),
-        "versions": versions(_GRAPH),
+        "versions": versions(PACKAGES["fuse"]),
     }
     return replace(graphs, cuda=stages.run("fuse", OnnxModel, parts, make))
 

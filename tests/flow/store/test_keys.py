@@ -94,7 +94,7 @@ def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) 
     keys.code_sha256.cache_clear()
 
 
-STAGES = ["resolve", "export", "cast", "quantize", "optimize", "build"]
+STAGES = ["resolve", "export", "cast", "quantize", "optimize", "fuse", "build"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -105,8 +105,8 @@ def test_a_stage_does_not_depend_on_how_its_output_is_measured(stage: str) -> No
     assert [name for name in modules if name.startswith(elsewhere)] == []
 
 
-DISPLAY_AND_SETTINGS = {"hydra-core", "omegaconf", "rich"}
-"""Change what is shown and how a config is read, never what a stage makes of it."""
+DISPLAY_AND_SETTINGS = {"cattrs", "hydra-core", "omegaconf", "rich"}
+"""Change what is shown and how a config or record is read, never what a stage makes of it."""
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])  # build computes in one child, in the runtime alone
