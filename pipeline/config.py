@@ -135,6 +135,7 @@ class PrecisionConfig:
     bias_correction: bool = True
     reconstruction_steps: int = 0
     quantize_attention: bool = False
+    engine_aware: str | None = None
     high_precision: HighPrecision = HighPrecision.fp16
     keep_fp32: list[str] = field(default_factory=list)
     target: TargetConfig = field(default_factory=TargetConfig)

@@ -35,6 +35,9 @@ PACKAGES = {
 }
 """The packages that each stage computes with: another version may give another output."""
 
+PLANS = {"tensorrt-rtx", "polygraphy"}
+"""What quantize computes with besides, where it asks what plans would run."""
+
 
 class Stages:
     """Runs stages or takes their outputs from the store; times them and says when each starts."""
@@ -182,7 +185,7 @@ def quantize(
         "fp32 graph": fp32.sha256,
         "calibration text": digest(list(texts)),
         "precision settings": digest(settings),
-        "versions": versions(PACKAGES["quantize"]),
+        "versions": versions(PACKAGES["quantize"] | (PLANS if config.engine_aware else set())),
     }
     return stages.run("quantize", Graphs, parts, make)
 

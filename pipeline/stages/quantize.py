@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import HighPrecision, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
@@ -15,6 +16,8 @@ from pipeline.progress import track
 from pipeline.quant.calibrate.attention import check_attention, scale_attention
 from pipeline.quant.calibrate.calibration import choose_text, describe_calibration, observe_groups
 from pipeline.quant.calibrate.settings import check_quantize
+from pipeline.quant.choose.left_out import add_gains, keep_fp16, left_in_fp16, survey_left_out
+from pipeline.quant.choose.prediction import choose_by_prediction
 from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.choices import refine
 from pipeline.quant.round.quantized import quantize_group
@@ -48,11 +51,20 @@ def quantize(
     text = choose_text(source, config, texts)
     batch = probe(text.tokenizer, text.sentences)
     graph = load_graph(model)
-    groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
+    groups = find_gemm_groups(graph.graph)
     if not groups:
         raise QuantizeError(
             f"{source.name}: no MatMul with a constant weight in the graph; use precision=fp16"
         )
+    choice, left_out = None, []
+    if config.engine_aware is not None:
+        wide = find_wide_tensors(graph, source, text.texts, config.keep_fp32)
+        choice = choose_by_prediction(model, config.engine_aware, text.sentences, wide, out_dir)
+        left_out = survey_left_out(model, choice, config, text)
+        if not choice.int8:
+            return keep_fp16(model, choice, left_out, wide, text, out_dir)
+        groups = [group for group in groups if group.gemms[0].name in choice.int8]
+    groups = add_missing_biases(graph.graph, groups)
     tensors = [group.activation for group in groups]
     fitted, held = observe_groups(graph, tensors, text, config.rounding)
     conditioned = condition(graph.graph, groups, fitted, held, config)
@@ -75,12 +87,20 @@ def quantize(
         for item in track(conditioned, "round weights", total=len(conditioned))
     ]
     refined = refine(graph.graph, quantized, attention, config, text)
-    table = list_gemms(conditioned, quantized, refined)
+    table = [*list_gemms(conditioned, quantized, refined), *left_out]
     for group in quantized:
         insert_qdq(graph.graph, group, refined.int8)
     insert_attention_qdq(graph.graph, attention)
     prune(graph)
     unsigned, signed = write_forms(graph, model, config.high_precision, wide, out_dir)
+    chosen: dict[str, Any] = {}
+    if choice is not None:
+        final_ms = choice.predict_graph(signed)
+        if final_ms >= choice.fp16_ms:
+            left_out = left_in_fp16(table, choice)
+            return keep_fp16(model, choice, left_out, wide, text, out_dir)
+        add_gains(table, choice)
+        chosen["engine_aware"] = choice.describe(final_ms)
     return Graphs(
         portable=unsigned,
         buildable=signed,
@@ -99,5 +119,6 @@ def quantize(
             "calibration": describe_calibration(text),
             "gemm_list": table,
             **refined.measured,
+            **chosen,
         },
     )

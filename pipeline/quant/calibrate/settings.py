@@ -1,6 +1,8 @@
 """Refuse settings of int8 that are out of range."""
 
-from pipeline.config import PrecisionConfig
+from pipeline.config import HighPrecision, PrecisionConfig
+from pipeline.engines.gpu import is_installed
+from pipeline.engines.layers.predict import find_peaks
 from pipeline.errors import ConfigError
 
 
@@ -25,8 +27,25 @@ def check_quantize(config: PrecisionConfig) -> None:
     for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
         if not 0 <= value <= 0.5:
             raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
+    _check_engine_aware(config)
     target = config.target.cosine_mean
     if target is not None and not 0 < target < 1:
         raise ConfigError(
             f"precision.target.cosine_mean={target}: expected more than 0 and less than 1"
+        )
+
+
+def _check_engine_aware(config: PrecisionConfig) -> None:
+    """Refuse a choice by prediction for an unknown GPU, or without what it is made of."""
+    if config.engine_aware is None:
+        return
+    shown = f"precision.engine_aware={config.engine_aware}"
+    find_peaks(config.engine_aware, "precision.engine_aware")
+    if config.high_precision is not HighPrecision.fp16:
+        raise ConfigError(f"{shown}: compares with fp16; set precision.high_precision=fp16")
+    if config.quantize_attention:
+        raise ConfigError(f"{shown}: set precision.quantize_attention=false")
+    if not is_installed("tensorrt_rtx"):
+        raise ConfigError(
+            f"{shown}: its plans are TensorRT-RTX's, which is not installed (extra: rtx)"
         )

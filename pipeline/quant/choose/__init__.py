@@ -1,0 +1,1 @@
+"""Choose which GEMMs are worth int8, before anything is calibrated."""
