@@ -13,6 +13,7 @@ from pipeline.graph.gemms import GemmGroup
 from pipeline.progress import track
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
+from pipeline.quant.condition.headroom import place_steps
 from pipeline.quant.condition.smoothing import Smoother, midrange
 from pipeline.quant.condition.splitting import (
     choose_copies,
@@ -21,7 +22,6 @@ from pipeline.quant.condition.splitting import (
     split,
     stagger,
 )
-from pipeline.quant.condition.strength import choose_strength
 from pipeline.vectors import IntArray
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Conditioned:
     step: np.float32
     alpha: float
     scale_method: str
+    headroom: float
     fold: str
     shifted: bool
     copies_added: int
@@ -67,16 +68,17 @@ def condition(
         if order is not None:
             seen, unseen = seen.taken(order), unseen.taken(order)
         shifts = config.shift and smoother.can_shift(group)
-        shift = midrange(seen) if shifts else np.zeros_like(seen.low)
-        strength = choose_strength(
+        placement = place_steps(
             seen,
             unseen,
             [gemm.weight for gemm in group.gemms],
-            shift,
+            config.headrooms,
             config.smoothing_alphas,
             config.activation_scales,
+            shifts=shifts,
             rounding_share=_GPTQ_SHARE if config.rounding is Rounding.gptq else 1.0,
         )
+        seen, shift, strength = placement.fitted, placement.shift, placement.strength
         factors = strength.factors
         if copies is not None and shifts:
             step = (seen.magnitude(shift) / factors).max() / LEVELS
@@ -91,6 +93,7 @@ def condition(
                 step=activation_scale(smoothed, strength.method),
                 alpha=strength.alpha,
                 scale_method=strength.method.value,
+                headroom=placement.headroom,
                 fold=fold.value,
                 shifted=shifts,
                 copies_added=0 if copies is None else int(copies.sum() - len(copies)),

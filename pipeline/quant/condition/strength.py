@@ -23,11 +23,15 @@ _TOKENS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strength:
-    """What was chosen for a group; ``factors`` are what its channels are divided by."""
+    """What was chosen for a group; ``factors`` are what its channels are divided by.
+
+    ``error`` is what is left at the GEMMs' outputs, as a share of their variance, summed over them.
+    """
 
     alpha: float
     method: ScaleMethod
     factors: FloatArray
+    error: float
 
 
 def choose_strength(
@@ -46,7 +50,6 @@ def choose_strength(
     error of rounding to nearest the weight rounding in use leaves.
     """
     best: Strength | None = None
-    least = np.inf
     exact = held.sample[:_TOKENS] - shift
     variances = [np.var(exact @ weight, axis=0).sum() for weight in weights]
     for alpha in alphas:
@@ -54,16 +57,14 @@ def choose_strength(
         smoothed = fitted.transformed(shift, factors)
         tokens = exact / factors
         for method in methods:
-            if len(alphas) == len(methods) == 1:
-                return Strength(alpha=alpha, method=method, factors=factors)
             step = activation_scale(smoothed, method)
             lost = fake_quantize(tokens, step) - tokens
             error = sum(
                 _error(tokens, lost, weight * factors[:, None], rounding_share) / variance
                 for weight, variance in zip(weights, variances, strict=True)
             )
-            if best is None or error < least:
-                best, least = Strength(alpha=alpha, method=method, factors=factors), error
+            if best is None or error < best.error:
+                best = Strength(alpha=alpha, method=method, factors=factors, error=float(error))
     assert best is not None
     return best
 

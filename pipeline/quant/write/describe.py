@@ -34,6 +34,7 @@ def list_gemms(
                 "smoothing": item.fold,
                 "alpha": item.alpha,
                 "activation_scale": item.scale_method,
+                "headroom": item.headroom,
                 "channels_added": item.copies_added,
                 "output_error": error,
             }
@@ -56,6 +57,7 @@ def describe_method(config: PrecisionConfig) -> str:
         "outlier channel splitting" if config.split_share else None,
         f"SmoothQuant (alpha {alphas})",
         "shift to midrange" if config.shift else None,
+        "headroom above rare ranges" if max(config.headrooms) > 1 else None,
         f"{', '.join(config.activation_scales)} activation scales",
         "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
         "bias correction" if config.bias_correction else None,
