@@ -13,6 +13,6 @@ edge.
 """
 
 from pipeline.history.close import close_night
-from pipeline.history.keep.records import CellRecord, Finding
+from pipeline.history.keep.records import Finding
 
-__all__ = ["CellRecord", "Finding", "close_night"]
+__all__ = ["Finding", "close_night"]

@@ -14,37 +14,35 @@ from pipeline.history.keep.database import open_database, read_entries, write_en
 from pipeline.history.keep.extract import make_entry, manifest_sha256
 from pipeline.history.keep.journal import keep_night
 from pipeline.history.keep.pages import keep_page
-from pipeline.history.keep.records import CellRecord, Entry, Finding, utc
+from pipeline.history.keep.records import Entry, Finding, utc
+from pipeline.history.keep.status import Status
 from pipeline.history.show.render import render
 
 log = logging.getLogger(__name__)
 
 
 def close_night(
-    database: Path, night: str, records: Sequence[CellRecord], directory: Path
+    database: Path, night: str, statuses: Sequence[Status], directory: Path
 ) -> tuple[Finding, ...]:
     """Append a night's cells to the database, judge them, and render the trend into ``directory``.
 
     Where a cell looks slower than it was, older bundles are timed beside the new one first, which
-    takes minutes. Closing a night again replaces it. The records are written as JSON lines before
+    takes minutes. Closing a night again replaces it. The entries are written as JSON lines before
     anything else, beside the database or in ``directory``.
 
     Raises:
-        HistoryError: a record that is none, or the database or ``directory`` cannot be written; the
-            message names the file that holds the night's records.
+        HistoryError: a cell that has not ended, or the database or ``directory`` cannot be written;
+            the message names the file that holds the night's entries.
     """
     night = utc(night)
-    for record in records:
-        if utc(record.night) != night:
-            raise HistoryError(f"cell {record.cell}: of night {record.night}, expected {night}")
-    entries = [make_entry(record, keep_page(database, record)) for record in records]
+    entries = [make_entry(s, night, keep_page(database, night, s)) for s in statuses]
     kept = keep_night(database, night, entries, directory)
     try:
         with open_database(database, create=True) as connection:
             past = read_entries(connection, before=night)
         judged = [
-            _judge(database, record, entry, [e for e in past if e.cell == entry.cell])
-            for record, entry in zip(records, entries, strict=True)
+            _judge(database, status, entry, [e for e in past if e.cell == entry.cell])
+            for status, entry in zip(statuses, entries, strict=True)
         ]
         entries = [replace(e, findings=j.findings) for e, j in zip(entries, judged, strict=True)]
         kept = keep_night(database, night, entries, directory)
@@ -56,9 +54,9 @@ def close_night(
             f"{error}; the night is kept: python -m pipeline.history --database {database} "
             f"import {kept}"
         ) from error
-    for record, judgement in zip(records, judged, strict=True):
-        if judgement.renew_anchor and record.bundle is not None:
-            keep_anchor(database, record.cell, night, record.bundle)
+    for status, judgement in zip(statuses, judged, strict=True):
+        if judgement.renew_anchor and status.bundle is not None:
+            keep_anchor(database, status.cell, night, Path(status.bundle))
     render(everything, directory, database=database)
     findings = tuple(finding for entry in entries for finding in entry.findings)
     for finding in findings:
@@ -68,35 +66,35 @@ def close_night(
     return findings
 
 
-def _judge(database: Path, record: CellRecord, entry: Entry, past: Sequence[Entry]) -> Judgement:
+def _judge(database: Path, status: Status, entry: Entry, past: Sequence[Entry]) -> Judgement:
     anchor = find_anchor(database, entry.cell)
 
     def rerun(artifact: str, metric: str) -> list[Beside]:
-        return _rerun(record, entry, anchor, artifact, metric)
+        return _rerun(status, entry, anchor, artifact, metric)
 
     return judge(past, entry, anchor=None if anchor is None else anchor.night, rerun=rerun)
 
 
 def _rerun(
-    record: CellRecord, entry: Entry, anchor: Anchor | None, artifact: str, metric: str
+    status: Status, entry: Entry, anchor: Anchor | None, artifact: str, metric: str
 ) -> list[Beside]:
     """Time the bundle of last night and the anchor beside tonight's, each once."""
     older: dict[str, str] = {}
-    if record.previous is not None and manifest_sha256(record.previous) is not None:
-        older[PREVIOUS] = str(record.previous)
+    previous = None if status.previous is None else manifest_sha256(Path(status.previous))
+    if previous is not None:
+        older[PREVIOUS] = str(status.previous)
     if anchor is not None and (
-        record.previous is None
-        or manifest_sha256(anchor.bundle) != manifest_sha256(record.previous)
+        status.previous is None or manifest_sha256(anchor.bundle) != previous
     ):
         older[ANCHOR] = str(anchor.bundle)
-    if record.bundle is None or not older:
+    if status.bundle is None or not older:
         return []
     log.info("%s %s: %s looks slower: timed beside older bundles …", entry.cell, artifact, metric)
     measured = entry.artifact(artifact)
     device = None if measured is None else measured.device
     return time_beside(
         RerunJob(
-            bundle=str(record.bundle),
+            bundle=status.bundle,
             older=older,
             engine=artifact,
             latency=metric == "latency_speedup",

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import ConfigError, NightlyError
 from pipeline.files import read_json, write_json
+from pipeline.history.keep.status import Status
 from pipeline.nightly.cells.cell import write_cell
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import Status
 
 log = logging.getLogger(__name__)
 

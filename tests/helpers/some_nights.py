@@ -1,5 +1,7 @@
 """Nights as the runner hands them in; the numbers are made up."""
 
+import json
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,7 +9,9 @@ from typing import Any
 
 from example_report import executed, int8, plan
 
-from pipeline.history.keep.records import CellRecord
+from pipeline.history.keep.extract import make_entry
+from pipeline.history.keep.records import Entry
+from pipeline.history.keep.status import State, Status
 
 FIRST = datetime(2026, 8, 23, 2, tzinfo=UTC)
 
@@ -37,38 +41,50 @@ def _artifact(name: str, speed: float, cosine: float) -> dict[str, Any]:
     return data
 
 
-def record(
-    number: int,
+def status(
+    directory: Path,
     data: dict[str, Any] | None,
     *,
     model: str = "minilm",
     precision: str = "int8",
     device: str = "cpu",
-    state: str = "published",
+    state: State = State.published,
     bundle: Path | None = None,
     previous: Path | None = None,
     **more: Any,
-) -> CellRecord:
-    """Return a cell's record of a night."""
+) -> Status:
+    """Return what came of a cell, its report written into ``directory``."""
+    cell = f"{model}-{precision}-{device}"
+    reports = {}
+    if data is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{cell}.json"
+        path.write_text(json.dumps(data))
+        reports["report.json"] = str(path)
     values: dict[str, Any] = {
-        "exit_code": {"published": 0, "rejected": 2, "error": 1}.get(state),
-        "stage": None if state == "published" else "validate",
+        "exit_code": {State.published: 0, State.rejected: 2, State.error: 1}.get(state),
+        "stage": None if state is State.published else "validate",
         "message": None,
         "seconds": 93.0,
     }
-    return CellRecord(
-        night=night(number),
-        cell=f"{model}-{precision}-{device}",
+    return Status(
+        cell=cell,
         model=model,
         precision=precision,
         device=device,
         state=state,
         command=f"python -m pipeline model={model} precision={precision}",
-        bundle=bundle,
-        previous=previous,
-        report=data,
+        bundle=None if bundle is None else str(bundle),
+        previous=None if previous is None else str(previous),
+        reports=reports,
         **values | more,
     )
+
+
+def kept(number: int, data: dict[str, Any] | None, **more: Any) -> Entry:
+    """Return what history keeps of a cell of the night of that number."""
+    with tempfile.TemporaryDirectory() as directory:
+        return make_entry(status(Path(directory), data, **more), night(number))
 
 
 def steady(numbers: Sequence[int], speed: float = 3.0, swing: float = 0.01) -> list[float]:

@@ -8,39 +8,41 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from some_nights import night, record, report, steady
+from some_nights import night, report, status, steady
 
 from pipeline.errors import HistoryError
-from pipeline.history import CellRecord, Finding, close, close_night
+from pipeline.history import Finding, close, close_night
 from pipeline.history.judge.rerun import RerunJob
 from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
 from pipeline.history.keep.anchors import find_anchor, keep_anchor
 from pipeline.history.keep.database import open_database, read_entries
 from pipeline.history.keep.journal import read_lines
+from pipeline.history.keep.status import State, Status
 from pipeline.measure.speed.intervals import Speedup
 
 SLOWER = Speedup(median=0.9, ci95=(0.88, 0.92))
 
-Publish = Callable[[int, float], CellRecord]
+Publish = Callable[[int, float], tuple[str, Status]]
 
 
 @pytest.fixture
 def publish(tmp_path: Path) -> Publish:
     """Return a function that publishes night after night, as the runner hands it in."""
 
-    def do(number: int, speed: float) -> CellRecord:
+    def do(number: int, speed: float) -> tuple[str, Status]:
         bundle = tmp_path / "bundles" / str(number)
         (bundle / "engines").mkdir(parents=True)
         (bundle / "manifest.json").write_text(json.dumps({"created": number, "config": {}}))
         (bundle / "report.html").write_text(f"the page of night {number}")
         (bundle / "engines" / "a.plan").write_text("plan")
         previous = bundle.with_name(str(number - 1))
-        return record(
-            number,
+        done = status(
+            tmp_path / "reports" / str(number),
             report({"onnxruntime": speed}),
             bundle=bundle,
             previous=previous if previous.is_dir() else None,
         )
+        return night(number), done
 
     return do
 
@@ -58,10 +60,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[RerunJob]:
     return asked
 
 
-def close_all(database: Path, records: Sequence[CellRecord], out: Path) -> tuple[Finding, ...]:
+def close_all(
+    database: Path, nights: Sequence[tuple[str, Status]], out: Path
+) -> tuple[Finding, ...]:
     found: tuple[Finding, ...] = ()
-    for one in records:
-        found = close_night(database, one.night, [one], out)
+    for moment, done in nights:
+        found = close_night(database, moment, [done], out)
     return found
 
 
@@ -110,8 +114,8 @@ def test_nights_are_kept_judged_and_shown(
 
 def test_closing_a_night_again_replaces_it(publish: Publish, tmp_path: Path) -> None:
     database = tmp_path / "history.sqlite"
-    first = publish(0, 3.0)
-    other = record(0, None, precision="fp16", state="timeout")
+    _, first = publish(0, 3.0)
+    other = status(tmp_path, None, precision="fp16", state=State.timeout)
     close_night(database, night(0), [first, other], tmp_path / "out")
     again = close_night(database, night(0), [first, other], tmp_path / "out")
     assert [(f.cell, f.kind) for f in again] == [("minilm-fp16-cpu", "missing")]
@@ -130,16 +134,17 @@ def test_the_previous_bundle_and_the_anchor_are_timed_once_where_they_are_one(
     assert list(jobs[0].older) == [PREVIOUS]
 
 
-def test_records_of_another_night_are_refused(publish: Publish, tmp_path: Path) -> None:
-    with pytest.raises(HistoryError, match="of night 2026-08-24T02:00:00Z, expected 2026-08-23"):
-        close_night(tmp_path / "h.sqlite", night(0), [publish(1, 3.0)], tmp_path / "out")
+def test_a_cell_that_has_not_ended_is_refused(tmp_path: Path) -> None:
+    running = status(tmp_path, None, state=State.running)
+    with pytest.raises(HistoryError, match="minilm-int8-cpu: state 'running', expected one of"):
+        close_night(tmp_path / "h.sqlite", night(0), [running], tmp_path / "out")
 
 
 def test_a_damaged_database_loses_nothing(publish: Publish, tmp_path: Path) -> None:
     database = tmp_path / "history.sqlite"
     database.write_bytes(b"no database " * 50)
     with pytest.raises(HistoryError) as caught:
-        close_night(database, night(0), [publish(0, 3.0)], tmp_path / "out")
+        close_night(database, night(0), [publish(0, 3.0)[1]], tmp_path / "out")
     kept = tmp_path / "history.nights" / "20260823T020000Z.jsonl"
     assert f"--database {database} import {kept}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -174,7 +179,7 @@ def test_a_read_only_directory_loses_nothing(publish: Publish, tmp_path: Path) -
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     with pytest.raises(HistoryError, match="import"):
-        close_night(locked / "h.sqlite", night(0), [publish(0, 3.0)], tmp_path / "out")
+        close_night(locked / "h.sqlite", night(0), [publish(0, 3.0)[1]], tmp_path / "out")
     assert list(read_lines(tmp_path / "out" / "20260823T020000Z.jsonl"))
 
 
@@ -182,7 +187,7 @@ def test_a_trend_that_cannot_be_written_keeps_the_night(publish: Publish, tmp_pa
     database, out = tmp_path / "history.sqlite", tmp_path / "out"
     out.write_text("a file where a directory should be")
     with pytest.raises(HistoryError, match=r"cannot write the trend.*render DIRECTORY"):
-        close_night(database, night(0), [publish(0, 3.0)], out)
+        close_night(database, night(0), [publish(0, 3.0)[1]], out)
     with open_database(database) as connection:
         assert len(read_entries(connection)) == 1
 

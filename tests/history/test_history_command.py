@@ -5,17 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from some_nights import night, record, report
+from some_nights import kept, night, report
 
 from pipeline.history.__main__ import main
 from pipeline.history.keep.anchors import find_anchor, keep_anchor
 from pipeline.history.keep.database import open_database, read_entries, write_entries
-from pipeline.history.keep.extract import make_entry
 from pipeline.history.keep.records import Entry, Finding
 
 
 def entry(number: int, *, slower: bool = False) -> Entry:
-    own = make_entry(record(number, report({"onnxruntime": 3.0})))
+    own = kept(number, report({"onnxruntime": 3.0}))
     finding = Finding(
         cell=own.cell,
         artifact="onnxruntime",

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from some_nights import night, record, report, steady
+from some_nights import kept, night, report, steady
 
 from pipeline.history.judge.night import judge
 from pipeline.history.judge.series import baseline
 from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
 from pipeline.history.judge.steps import find_steps, noise
-from pipeline.history.keep.extract import make_entry
 from pipeline.history.keep.records import Entry, Finding
+from pipeline.history.keep.status import State
 from pipeline.measure.speed.intervals import Speedup
 
 SLOWER = Speedup(median=0.9, ci95=(0.88, 0.92))
@@ -20,7 +20,7 @@ EQUAL = Speedup(median=1.0, ci95=(0.98, 1.02))
 
 
 def published(number: int, speed: float, cosine: float = 0.9995, cpu: str = "AMD EPYC") -> Entry:
-    return make_entry(record(number, report({"onnxruntime": speed}, cosine, cpu=cpu)))
+    return kept(number, report({"onnxruntime": speed}, cosine, cpu=cpu))
 
 
 def nights(count: int, speed: float = 3.0) -> list[Entry]:
@@ -128,7 +128,7 @@ def test_a_slower_night_is_no_level_for_the_next_until_it_is_accepted() -> None:
 
 def test_a_rejected_night_is_no_level_and_names_its_gates() -> None:
     data = report({"onnxruntime": 1.0}, failed_gates=["onnxruntime: cosine.mean 0.9 < 0.99"])
-    rejected = make_entry(record(12, data, state="rejected"))
+    rejected = kept(12, data, state=State.rejected)
     rerun = Reruns()
     found = findings(nights(12), rejected, rerun)["gates"]
     assert (found.kind, found.fails) == ("regression", True)
@@ -138,16 +138,16 @@ def test_a_rejected_night_is_no_level_and_names_its_gates() -> None:
     assert rejected.night not in baseline(past, published(13, 3), "onnxruntime", "speedup").nights
 
 
-@pytest.mark.parametrize("state", ["error", "crashed", "timeout", "missing"])
-def test_a_cell_that_was_not_measured_fails_the_night(state: str) -> None:
-    cell = make_entry(record(3, None, state=state, message="no room"))
+@pytest.mark.parametrize("state", [State.error, State.crashed, State.timeout, State.missing])
+def test_a_cell_that_was_not_measured_fails_the_night(state: State) -> None:
+    cell = kept(3, None, state=state, message="no room")
     found = findings(nights(3), cell)["state"]
     assert (found.kind, found.fails) == ("missing", True)
     assert found.text == f"not measured: {state} in validate: no room"
 
 
 def test_an_artifact_that_is_gone_fails_the_night_once() -> None:
-    past = [make_entry(record(0, report({"onnxruntime": 3.0, "openvino": 3.5})))]
+    past = [kept(0, report({"onnxruntime": 3.0, "openvino": 3.5}))]
     tonight = published(1, 3.0)
     found = findings(past, tonight)["executed"]
     assert (found.kind, found.fails, found.artifact) == ("missing", True, "openvino")

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from example_report import int8
-from some_nights import night, record, report
+from some_nights import kept, night, report
 
 from pipeline.errors import HistoryError
 from pipeline.history.keep import database as database_module
 from pipeline.history.keep.database import open_database, read_entries, write_entries
-from pipeline.history.keep.extract import make_entry, manifest_sha256
+from pipeline.history.keep.extract import manifest_sha256
 from pipeline.history.keep.journal import from_line, keep_night, read_lines, to_line, write_lines
 from pipeline.history.keep.records import Entry, Figure, Finding, utc
+from pipeline.history.keep.status import State
 
 FINDING = Finding(
     cell="minilm-int8-cpu",
@@ -32,7 +33,7 @@ FINDING = Finding(
 @pytest.fixture
 def entry() -> Entry:
     """A published cell with a finding."""
-    return replace(make_entry(record(3, report({"onnxruntime": 3.0}))), findings=(FINDING,))
+    return replace(kept(3, report({"onnxruntime": 3.0})), findings=(FINDING,))
 
 
 def save(path: Path, entries: Sequence[Entry]) -> None:
@@ -47,7 +48,7 @@ def stored(path: Path) -> list[Entry]:
 
 def test_every_kind_of_figure_is_kept(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"config": {"b": 1, "a": 2}}))
-    seen = make_entry(record(0, int8(), bundle=tmp_path))
+    seen = kept(0, int8(), bundle=tmp_path)
     (ran, not_run) = seen.artifacts
     assert ran.figures["speedup"] == Figure(value=2.17, low=0.93 * 2.17, high=1.08 * 2.17)
     assert ran.figures["text_speedup"] == Figure(
@@ -73,14 +74,14 @@ def test_every_kind_of_figure_is_kept(tmp_path: Path) -> None:
     assert seen.machine == "AMD EPYC, 2 threads"
     assert seen.bundle_sha256 == manifest_sha256(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"config": {"a": 2, "b": 1}}))
-    assert make_entry(record(0, int8(), bundle=tmp_path)).config_sha256 == seen.config_sha256
+    assert kept(0, int8(), bundle=tmp_path).config_sha256 == seen.config_sha256
     assert seen.config_sha256 is not None
 
 
 def test_the_machine_is_the_gpu_where_there_is_one() -> None:
     data = int8()
     data["environment"]["gpu"] = {"name": "NVIDIA L4", "driver": "570.1"}
-    seen = make_entry(record(0, data))
+    seen = kept(0, data)
     assert seen.machine == "NVIDIA L4, AMD EPYC, 2 threads"
     assert seen.versions is not None
     assert seen.versions["driver"] == "570.1"
@@ -90,7 +91,7 @@ def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
     data = int8()
     del data["reference"]["latency_ms"]
     data["artifacts"][0]["throughput"]["speedup"]["median"] = float("nan")
-    seen = make_entry(record(0, data))
+    seen = kept(0, data)
     assert seen.artifacts[0].figures["speedup"] is None
     assert seen.artifacts[0].figures["latency_speedup"] is None
     save(tmp_path / "h.sqlite", [seen])
@@ -102,13 +103,13 @@ def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [None, {"artifacts": [{}]}, {"artifacts": 3}, {"stages": [1]}])
 def test_a_report_that_is_none_leaves_the_cell_without_figures(data: Any) -> None:
-    seen = make_entry(record(0, data, state="crashed", message="SIGSEGV"))
+    seen = kept(0, data, state=State.crashed, message="SIGSEGV")
     assert (seen.artifacts, seen.state, seen.message) == ((), "crashed", "SIGSEGV")
 
 
 def test_bad_records_are_refused() -> None:
-    with pytest.raises(HistoryError, match="state 'odd', expected one of published, rejected"):
-        make_entry(record(0, None, state="odd"))
+    with pytest.raises(HistoryError, match="state 'running', expected one of published, rejected"):
+        kept(0, None, state=State.running)
     with pytest.raises(HistoryError, match="night 'yesterday': expected a UTC ISO timestamp"):
         utc("yesterday")
 
@@ -121,7 +122,7 @@ def test_nights_have_one_form(written: str) -> None:
 
 
 def test_database_and_lines_give_back_what_they_took(entry: Entry, tmp_path: Path) -> None:
-    bare = make_entry(record(4, None, state="missing", exit_code=None))
+    bare = kept(4, None, state=State.missing, exit_code=None)
     save(tmp_path / "h.sqlite", [entry, bare])
     assert stored(tmp_path / "h.sqlite") == [entry, bare]
     write_lines(tmp_path / "h.jsonl", [entry, bare])

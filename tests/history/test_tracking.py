@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from some_nights import record, report
+from some_nights import kept, report
 
 from pipeline.errors import HistoryError
-from pipeline.history.keep.extract import make_entry
+from pipeline.history.keep.status import State
 from pipeline.history.show.tracking import export_runs
 
 
@@ -23,8 +23,8 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_each_cell_and_night_is_a_run_once(client: Any, tmp_path: Path) -> None:
     uri = f"file:{tmp_path / 'runs'}"
-    published = make_entry(record(0, report({"onnxruntime": 3.0})))
-    crashed = make_entry(record(0, None, precision="fp16", state="crashed"))
+    published = kept(0, report({"onnxruntime": 3.0}))
+    crashed = kept(0, None, precision="fp16", state=State.crashed)
     assert export_runs([published], uri=uri, experiment="nightly") == 1
     assert export_runs([published, crashed], uri=uri, experiment="nightly") == 1
     number = client.get_experiment_by_name("nightly").experiment_id
@@ -47,7 +47,7 @@ def test_a_run_that_was_cut_off_is_written_anew(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"file:{tmp_path / 'runs'}"
-    entry = make_entry(record(0, report({"onnxruntime": 3.0})))
+    entry = kept(0, report({"onnxruntime": 3.0}))
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -65,7 +65,7 @@ def test_a_run_that_was_cut_off_is_written_anew(
 @pytest.mark.filterwarnings("ignore")
 def test_a_store_that_cannot_be_reached_is_one_line(client: Any) -> None:
     with pytest.raises(HistoryError, match="MLflow at odd://store"):
-        export_runs([make_entry(record(0, None, state="error"))], uri="odd://store", experiment="n")
+        export_runs([kept(0, None, state=State.error)], uri="odd://store", experiment="n")
 
 
 def test_without_mlflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

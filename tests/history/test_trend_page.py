@@ -7,11 +7,11 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from some_nights import night, record, report, steady
+from some_nights import kept, night, report, steady
 
 from pipeline.errors import HistoryError
-from pipeline.history.keep.extract import make_entry
 from pipeline.history.keep.records import Entry, Finding
+from pipeline.history.keep.status import State
 from pipeline.history.show.render import render
 from pipeline.history.show.summary import render_junit, render_markdown
 from pipeline.history.show.trend import make_trend
@@ -31,12 +31,10 @@ MACHINE = Finding(
 def nights(count: int, precision: str = "int8", drop_at: int | None = None) -> list[Entry]:
     """Return a cell's nights; a tenth slower from one on."""
     return [
-        make_entry(
-            record(
-                n,
-                report({"onnxruntime": s * (0.9 if drop_at is not None and n >= drop_at else 1)}),
-                precision=precision,
-            )
+        kept(
+            n,
+            report({"onnxruntime": s * (0.9 if drop_at is not None and n >= drop_at else 1)}),
+            precision=precision,
         )
         for n, s in enumerate(steady(range(count)))
     ]
@@ -49,14 +47,12 @@ def entries() -> list[Entry]:
     stepped[-1] = replace(stepped[-1], findings=(MACHINE,))
     rejected = nights(29, "fp16")
     gates = ["onnxruntime: cosine.mean 0.9 < 0.99"]
-    failed = make_entry(
-        record(
-            29,
-            report({"onnxruntime": 1.0}, failed_gates=gates),
-            precision="fp16",
-            state="rejected",
-            message="a gate failed",
-        )
+    failed = kept(
+        29,
+        report({"onnxruntime": 1.0}, failed_gates=gates),
+        precision="fp16",
+        state=State.rejected,
+        message="a gate failed",
     )
     gate = Finding(
         cell=failed.cell,
@@ -136,7 +132,7 @@ def test_a_single_night_is_a_page(tmp_path: Path) -> None:
 
 
 def test_a_night_without_any_figure_is_a_page(tmp_path: Path) -> None:
-    render([make_entry(record(0, None, state="missing"))], tmp_path, database=tmp_path / "h.sqlite")
+    render([kept(0, None, state=State.missing)], tmp_path, database=tmp_path / "h.sqlite")
     assert "? missing" in (tmp_path / "trend.html").read_text("utf-8")
 
 

@@ -11,8 +11,8 @@ import stand_in
 from stand_in import is_gone, until
 
 from pipeline.files import read_json
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.cell import main, run_cell
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.stop import Stop
 
 

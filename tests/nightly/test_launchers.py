@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.errors import ConfigError, NightlyError
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.matrix import make_cells
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.config import (
     DeviceConfig,
     DeviceKubernetesConfig,

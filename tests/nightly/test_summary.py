@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pipeline import history
-from pipeline.history import CellRecord, Finding
+from pipeline.history import Finding
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.after import close_night
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
 from pipeline.nightly.show.cases import to_junit
 from pipeline.nightly.show.summary import Summary, read_statuses, to_markdown, to_text
@@ -116,22 +116,15 @@ def test_history_gets_the_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     seen: list[Any] = []
 
     def close(
-        database: Path, night: str, records: Sequence[CellRecord], directory: Path
+        database: Path, night: str, statuses: Sequence[Status], directory: Path
     ) -> tuple[Finding, ...]:
-        seen.extend([database, night, *records])
+        seen.extend([database, night, *statuses])
         (directory / "trend.html").write_text("page")
         return (SLOWER,)
 
     monkeypatch.setattr(history, "close_night", close)
-    report = tmp_path / "report.json"
-    report.write_text('{"status": "passed"}')
-    done = status(bundle="artifacts/m/fp32", previous="p", reports={"report.json": str(report)})
+    done = status(bundle="artifacts/m/fp32", previous="p")
     found = close_night(night_of(tmp_path), [done, status(State.missing)], tmp_path / "db")
     assert found == (SLOWER,)
-    database, night, record, missing = seen
-    assert (database, night) == (tmp_path / "db", "2026-11-21T02:00:00+00:00")
-    assert record.bundle == Path("artifacts/m/fp32")
-    assert record.previous == Path("p")
-    assert record.report == {"status": "passed"}
-    assert (missing.state, missing.bundle, missing.report) == ("missing", None, None)
+    assert seen == [tmp_path / "db", "2026-11-21T02:00:00+00:00", done, status(State.missing)]
     assert (tmp_path / "history/trend.html").is_file()

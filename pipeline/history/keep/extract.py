@@ -12,44 +12,47 @@ from typing import Any
 from pipeline.bundle.manifest import MANIFEST, find_manifest
 from pipeline.contracts import sha256_file
 from pipeline.errors import HistoryError
-from pipeline.history.keep.records import STATES, ArtifactEntry, CellRecord, Entry, Figure, utc
+from pipeline.history.keep.records import STATES, ArtifactEntry, Entry, Figure, utc
+from pipeline.history.keep.status import Status
 
 log = logging.getLogger(__name__)
 
 
-def make_entry(record: CellRecord, page: str | None = None) -> Entry:
+def make_entry(status: Status, night: str, page: str | None = None) -> Entry:
     """Return what history keeps of a cell; what its report does not hold is None.
 
     A report that cannot be read leaves the cell without figures, and a line in the log.
 
     Raises:
-        HistoryError: a state or a night that does not exist.
+        HistoryError: the cell has not ended, or ``night`` is no timestamp.
     """
-    if record.state not in STATES:
+    if status.state not in STATES:
         raise HistoryError(
-            f"cell {record.cell}: state {record.state!r}, expected one of {', '.join(STATES)}"
+            f"cell {status.cell}: state {str(status.state)!r}, expected one of {', '.join(STATES)}"
         )
-    manifest = {} if record.bundle is None else find_manifest(record.bundle)
+    bundle = None if status.bundle is None else Path(status.bundle)
+    manifest = {} if bundle is None else find_manifest(bundle)
     entry = Entry(
-        night=utc(record.night),
-        cell=record.cell,
-        model=record.model,
-        precision=record.precision,
-        device=record.device,
-        state=record.state,
-        exit_code=record.exit_code,
-        stage=record.stage,
-        message=record.message,
-        seconds=record.seconds,
-        command=record.command,
-        bundle_sha256=None if record.bundle is None else manifest_sha256(record.bundle),
+        night=utc(night),
+        cell=status.cell,
+        model=status.model,
+        precision=status.precision,
+        device=status.device,
+        state=str(status.state),
+        exit_code=status.exit_code,
+        stage=status.stage,
+        message=status.message,
+        seconds=status.seconds,
+        command=status.command,
+        bundle_sha256=None if bundle is None else manifest_sha256(bundle),
         config_sha256=_sha256(manifest.get("config")),
         page=page,
     )
+    report = status.report()
     try:
-        return entry if record.report is None else _with_report(entry, record.report)
+        return entry if report is None else _with_report(entry, report)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        log.warning("%s: its report cannot be read: %r", record.cell, error)
+        log.warning("%s: its report cannot be read: %r", status.cell, error)
         return entry
 
 

@@ -6,32 +6,34 @@ from urllib.parse import quote
 
 from pipeline.files import link_or_copy
 from pipeline.history.keep.journal import night_name, nights_directory
-from pipeline.history.keep.records import CellRecord, utc
+from pipeline.history.keep.records import utc
+from pipeline.history.keep.status import State, Status
 
 log = logging.getLogger(__name__)
 
 
-def keep_page(database: Path, record: CellRecord) -> str | None:
+def keep_page(database: Path, night: str, status: Status) -> str | None:
     """Keep a cell's page and return its path relative to the database; None where there is none.
 
     A published bundle's page gets a second name: the bundle is replaced on a later night. That of a
     rejected run is drawn from its report.
     """
-    folder = nights_directory(database) / night_name(utc(record.night))
-    page = folder / f"{quote(record.cell, safe='')}.html"
+    folder = nights_directory(database) / night_name(utc(night))
+    page = folder / f"{quote(status.cell, safe='')}.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page.unlink(missing_ok=True)
-        source = None if record.bundle is None else record.bundle / "report.html"
-        if record.state == "published" and source is not None and source.is_file():
+        source = None if status.bundle is None else Path(status.bundle) / "report.html"
+        report = status.report()
+        if status.state is State.published and source is not None and source.is_file():
             link_or_copy(source, page)
-        elif record.report is not None:
+        elif report is not None:
             from pipeline.report.html import render_html
 
-            page.write_text(render_html(record.report), "utf-8")
+            page.write_text(render_html(report), "utf-8")
         else:
             return None
     except Exception as error:  # another version's report, a full disk: the page is not the night
-        log.warning("%s: its page was not kept: %s", record.cell, error)
+        log.warning("%s: its page was not kept: %s", status.cell, error)
         return None
     return page.relative_to(database.parent).as_posix()

@@ -1,41 +1,17 @@
-"""Define a night's cells as they are handed in, and as history keeps them."""
+"""Define what history keeps of a cell, and what it finds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import HistoryError
+from pipeline.history.keep.status import State
 
-State = Literal["published", "rejected", "error", "crashed", "timeout", "missing"]
 Kind = Literal["regression", "step", "machine", "missing"]
 
-STATES: tuple[State, ...] = ("published", "rejected", "error", "crashed", "timeout", "missing")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRecord:
-    """What became of one cell of a night; ``night`` is a UTC ISO timestamp.
-
-    ``bundle`` is what the cell published, ``previous`` what it replaced, ``report`` the content of
-    its ``report.json``; None where there is none.
-    """
-
-    night: str
-    cell: str
-    model: str
-    precision: str
-    device: str
-    state: str
-    exit_code: int | None
-    stage: str | None
-    message: str | None
-    seconds: float
-    command: str
-    bundle: Path | None
-    previous: Path | None
-    report: Mapping[str, Any] | None
+STATES = tuple(str(state) for state in State if state not in (State.running, State.stopped))
+"""How a cell of a night that is closed can have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,11 @@ from pipeline.engines.gpu import name_gpu
 from pipeline.errors import NightlyError, PipelineError
 from pipeline.files import read_json, write_json
 from pipeline.flow.outcome_file import VARIABLE, RunOutcome, read_outcome
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells import child
 from pipeline.nightly.cells.child import Ending
 from pipeline.nightly.cells.matrix import Cell, cell_from
 from pipeline.nightly.cells.previous import keep_previous
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.stop import Stop
 
 CELL_FILE, LOG_FILE, OUTCOME_FILE = "cell.json", "log.txt", "outcome.json"

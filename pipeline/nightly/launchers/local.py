@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.history.keep.status import Status
 from pipeline.nightly.cells import child
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import Status
 from pipeline.nightly.config import NightlyConfig
 from pipeline.nightly.night import Night
 from pipeline.nightly.stop import Stop

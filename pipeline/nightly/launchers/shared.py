@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
 from pipeline.nightly.stop import Stop
 

@@ -1,7 +1,7 @@
 """Turn a night into JUnit test cases: one for each cell, and for each finding of the history."""
 
 from pipeline.history import Finding
-from pipeline.nightly.cells.status import State, Status
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.show.summary import Summary
 from pipeline.report.junit import JUnitCase, to_xml
 

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline.flow.outcome_file import read_outcome
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.cell import OUTCOME_FILE
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
 from pipeline.progress import console
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.flow.outcome_file import read_outcome
 from pipeline.history import Finding
+from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.cell import LOG_FILE, OUTCOME_FILE
 from pipeline.nightly.cells.matrix import Cell
-from pipeline.nightly.cells.status import State, Status
 from pipeline.nightly.night import Night
 
 

@@ -56,6 +56,11 @@ class Status:
     previous: str | None = None
     reports: dict[str, str] = field(default_factory=dict)
 
+    def report(self) -> dict[str, Any] | None:
+        """Return the content of its ``report.json``; None where there is none that can be read."""
+        path = self.reports.get("report.json")
+        return None if path is None else read_json(Path(path))
+
     def write(self, directory: Path) -> None:
         """Write ``status.json`` in one step; raises OSError."""
         write_json(directory / STATUS_FILE, {"schema": SCHEMA, **asdict(self)})
