@@ -169,6 +169,7 @@ class EngineConfig:
     opt_batch: int = 16
     workspace_mib: int = 2048
     optimization_level: int | None = None
+    version_compatible: bool = False
     timing_cache: str | None = None
     timeout_s: int = 3600
 
@@ -229,6 +230,7 @@ class ValidateConfig:
     narrow: float = 0.04
     latency_runs: int = 500
     worst_texts: int = 10
+    check_texts: int = 256
     cold: bool = True
     baselines: list[Baseline] | None = None
     grid: GridConfig = field(default_factory=GridConfig)

@@ -33,6 +33,18 @@ def combined_sha256(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def graph_sha256(files: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return the sha256 of a graph among ``files``, of it and its external data together.
+
+    As ``graph.files.model_sha256`` computes it from the files themselves.
+    """
+    sha256: str = files[name]["sha256"]
+    data = files.get(f"{name}.data")
+    if data is None:
+        return sha256
+    return hashlib.sha256(f"{sha256} {data['sha256']}".encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """A graph input or output; a dynamic dimension is its name, a static one its size."""
@@ -117,7 +129,8 @@ class Profile:
 class Engine:
     """A serialized TensorRT or TensorRT-RTX plan.
 
-    ``target`` says which GPUs it is for (``sm_89``, ``ampere_plus``). ``layer_types`` counts the
+    ``target`` says which GPUs it is for (``sm_89``, ``ampere_plus``), ``version_compatible``
+    whether later versions of TensorRT and the lean runtime load it. ``layer_types`` counts the
     parsed network's layers by the type of their first output, before fusion. ``layers`` is the file
     of the plan's kernels (``pipeline.engines.layers``), None where the builder lists none.
     """
@@ -133,6 +146,17 @@ class Engine:
     layer_types: Mapping[str, int]
     source_sha256: str
     layers: Path | None = None
+    version_compatible: bool = False
+
+    @property
+    def name(self) -> str:
+        """The engine's directory in the bundle's ``engines/``."""
+        return f"{self.runtime}-{self.runtime_version}-{self.target}"
+
+    @property
+    def file(self) -> str:
+        """The plan's name in the bundle."""
+        return f"engines/{self.name}/model.plan"
 
     def takes(self, batch: int, sequence: int) -> bool:
         """Whether a batch of this shape is inside one of the profiles."""

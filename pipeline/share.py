@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.bundle.sharing.reference import parse_reference
-from pipeline.bundle.sharing.transfer import pull, push
+from pipeline.bundle.sharing.transfer import ALL, HERE, NONE, pull, push
 from pipeline.errors import PipelineError
 
 _REFERENCE = "hf://OWNER/NAME[@REVISION] or oci://REGISTRY/REPOSITORY[:TAG]"
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         reference = parse_reference(options.reference)
         if options.action == "push":
-            done = push(options.bundle, reference, private=not options.public)
+            done = push(
+                options.bundle, reference, private=not options.public, engines=options.engines
+            )
             print(f"pushed {done}")
         else:
             done = pull(
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.bundle,
                 manifest_sha256=options.manifest_sha256,
                 public_key=options.public_key,
+                engine_key=options.engine_key,
+                engines=options.engines,
             )
             print(f"pulled {done} to {options.bundle}")
     except PipelineError as error:
@@ -62,12 +66,31 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="make a hub repository that is not there yet public (default: private)",
     )
+    pushing.add_argument(
+        "--engines",
+        type=_engines,
+        default=ALL,
+        metavar="WHICH",
+        help="all (default), none, or names of engines, with commas between",
+    )
     pulling = actions.add_parser("pull", help="pull a bundle; it appears once it verifies")
     pulling.add_argument("reference", metavar="REF", help=_REFERENCE)
     pulling.add_argument("bundle", type=Path, metavar="DIR")
     pulling.add_argument("--manifest-sha256", metavar="SHA256", help="as in pipeline.verify")
     pulling.add_argument("--public-key", type=Path, metavar="FILE", help="as in pipeline.verify")
+    pulling.add_argument("--engine-key", type=Path, metavar="FILE", help="as in pipeline.verify")
+    pulling.add_argument(
+        "--engines",
+        type=_engines,
+        default=HERE,
+        metavar="WHICH",
+        help="here (default: what this machine runs), all, none, or names, with commas between",
+    )
     return parser
+
+
+def _engines(text: str) -> str | tuple[str, ...]:
+    return text if text in (ALL, HERE, NONE) else tuple(text.split(","))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Check a bundle against its manifest, and print where it comes from.
+"""Check a bundle against its manifest, print where it comes from, and run it here.
 
-Exit codes: 0 verified; 1 something is wrong, a line for each on stderr.
+Exit codes: 0 verified; 1 something is wrong, a line for each on stderr; 2 with --run, an engine
+does not give the vectors that were published.
 """
 
 import argparse
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.engines import ENGINE_GRAPH
 from pipeline.bundle.lineage import lineage_tree
 from pipeline.bundle.verification import Verification, verify_bundle
-from pipeline.engines.tensorrt import obstacle
 from pipeline.errors import PipelineError
+from pipeline.runtime.choice import runner
+from pipeline.runtime.run_all import EngineRun, run_all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,30 +27,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if stop.code else 0
     try:
         found = verify_bundle(
-            options.bundle, manifest_sha256=options.manifest_sha256, public_key=options.public_key
+            options.bundle,
+            manifest_sha256=options.manifest_sha256,
+            public_key=options.public_key,
+            engine_key=options.engine_key,
         )
+        runs = None
+        if options.run and not found.problems:  # what was changed is not run
+            runs = list(run_all(found.parent, found.engines))
         engines = _engines_here(found)
     except PipelineError as error:
         if options.json:
             print(json.dumps({"verified": False, "problems": [str(error)]}, indent=2))
         print(f"error: {error}", file=sys.stderr)
         return 1
+    failed = [f"{run.file} in {run.runtime}: {gate}" for run, gate in _failed_gates(runs or [])]
     if options.json:
-        print(json.dumps(_data(found, engines), indent=2, ensure_ascii=False))
+        print(json.dumps(_data(found, engines, runs), indent=2, ensure_ascii=False))
     else:
-        print(render(found, engines))
-    for problem in found.problems:
+        print(render(found, engines, runs))
+    for problem in (*found.problems, *failed):
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if found.problems else 0
+    return 1 if found.problems else 2 if failed else 0
+
+
+def _failed_gates(runs: Sequence[EngineRun]) -> list[tuple[EngineRun, str]]:
+    return [(run, gate) for run in runs if run.checked for gate in run.checked.failed]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.verify",
-        description="Check every file of a bundle against its manifest; nothing is run.",
+        description="Check every file of a bundle against its manifest; --run runs it, too.",
     )
     parser.add_argument(
         "bundle", type=Path, metavar="DIR", help="a bundle, such as artifacts/minilm/int8"
+    )
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="encode the check texts with every engine that runs here, and hold it to the gates",
     )
     parser.add_argument(
         "--manifest-sha256",
@@ -60,19 +79,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="require a signature by this key's private half (extra: signing)",
     )
+    parser.add_argument(
+        "--engine-key",
+        type=Path,
+        metavar="FILE",
+        help="require it of the engines, where whoever builds them has another key",
+    )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     return parser
 
 
 def _engines_here(found: Verification) -> dict[str, str | None]:
     """Return, by engine, why it cannot run on this machine, None where it can."""
-    return {
-        engine["file"]: obstacle(engine["runtime"], engine["runtime_version"], engine["target"])
-        for engine in found.manifest["engines"]
-    }
+    return {engine.file: runner(engine)[1] for engine in found.engines}
 
 
-def render(found: Verification, engines: dict[str, str | None]) -> str:
+def render(
+    found: Verification, engines: dict[str, str | None], runs: Sequence[EngineRun] | None
+) -> str:
     """Return what was found as a few lines for a terminal."""
     manifest = found.manifest
     model = manifest["model"]
@@ -90,14 +114,36 @@ def render(found: Verification, engines: dict[str, str | None]) -> str:
         where = "" if inside else f"  {model.get('id')}" if depth == 0 else "  (not in the bundle)"
         indented = "  " * depth + artifact
         lines.append(f"    {indented:<44}{sha256[:12]}{where}")
-    for name, reason in engines.items():
+        for engine in found.engines if artifact == ENGINE_GRAPH else ():
+            indented = "  " * (depth + 1) + engine.file
+            plan = engine.manifest["files"]["model.plan"]["sha256"]
+            lines.append(f"    {indented:<44}{plan[:12]}  manifest {engine.manifest_sha256[:12]}")
+    for name, reason in engines.items() if runs is None else ():
         lines.append(f"  {name}: {'runs here' if reason is None else f'not here: {reason}'}")
+    lines += [f"  {_say(run)}" for run in runs or ()]
     lines.append("verified" if not found.problems else f"NOT VERIFIED: {len(found.problems)} wrong")
+    if runs and _failed_gates(runs):
+        lines[-1] = "verified, but this machine does not give the vectors that were published"
     return "\n".join(lines)
 
 
-def _data(found: Verification, engines: dict[str, str | None]) -> dict[str, Any]:
-    return {
+def _say(run: EngineRun) -> str:
+    name = f"{run.file} in {run.runtime}"
+    checked = run.checked
+    if checked is None:
+        return f"{name}: not run: {run.reason}"
+    word = "failed" if checked.failed else "passed"
+    return (
+        f"{name} on {checked.device}: {word}, mean cosine {checked.mean:.6f}, p1 {checked.p1:.6f}, "
+        f"lowest {checked.min:.6f} over {checked.n} texts, "
+        f"{checked.sentences_per_second:,.0f} sentences/s"
+    )
+
+
+def _data(
+    found: Verification, engines: dict[str, str | None], runs: Sequence[EngineRun] | None
+) -> dict[str, Any]:
+    data: dict[str, Any] = {
         "verified": not found.problems,
         "problems": list(found.problems),
         "bundle": str(found.root),
@@ -110,10 +156,22 @@ def _data(found: Verification, engines: dict[str, str | None]) -> dict[str, Any]
         "status": found.status,
         "lineage": list(found.manifest["lineage"]),
         "engines": [
-            {"file": name, "runs_here": reason is None, "reason": reason}
-            for name, reason in engines.items()
+            {
+                "file": engine.file,
+                "manifest_sha256": engine.manifest_sha256,
+                "runs_here": engines[engine.file] is None,
+                "reason": engines[engine.file],
+            }
+            for engine in found.engines
         ],
     }
+    if runs is not None:
+        data["runs"] = [
+            {"name": run.runtime, "file": run.file}
+            | (run.checked.data() if run.checked else {"executed": False, "reason": run.reason})
+            for run in runs
+        ]
+    return data
 
 
 if __name__ == "__main__":

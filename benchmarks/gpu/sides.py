@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.bundle.engines import open_parent, read_engines
 from pipeline.config import Device
 from pipeline.contracts import SourceModel
 from pipeline.engines import Encoder
@@ -120,7 +121,7 @@ def _open(
         else _open_torch(name, source, reference)
     )
     opened = free_bytes(reference.device)
-    takes = _in_profiles(manifest, name)
+    takes = _in_profiles(bundle, name)
     if takes is None or takes(*largest.input_ids.shape):
         encoder.encode(largest)
     used = free_bytes(reference.device)
@@ -164,15 +165,14 @@ def _open_engine(
     return encoder, str(manifest["precision_type"])
 
 
-def _in_profiles(manifest: Mapping[str, Any], name: str) -> Callable[[int, int], bool] | None:
+def _in_profiles(bundle: Path, name: str) -> Callable[[int, int], bool] | None:
     """Return whether a plan takes a batch of so many rows and tokens; None: no plan, any shape."""
-    plans = [plan for plan in manifest["engines"] if plan["runtime"] == name]
+    plans = [engine for engine in read_engines(open_parent(bundle)) if engine.runtime == name]
     if not plans:
         return None
-    profiles = plans[0]["profiles"]
+    profiles = plans[0].profiles
     return lambda batch, sequence: any(
-        p["min"][0] <= batch <= p["max"][0] and p["min"][1] <= sequence <= p["max"][1]
-        for p in profiles
+        p.min[0] <= batch <= p.max[0] and p.min[1] <= sequence <= p.max[1] for p in profiles
     )
 
 

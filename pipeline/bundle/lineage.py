@@ -1,18 +1,17 @@
 """Check what a manifest says of where its artifacts come from, and draw it as a tree."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.contracts import combined_sha256
+from pipeline.contracts import combined_sha256, graph_sha256
 
 Manifest = Mapping[str, Any]
 
 
 def lineage_problems(manifest: Manifest) -> list[str]:
-    """Return what in the lineage contradicts itself, the files or the engines; one line each."""
-    return [*_broken_steps(manifest), *_unknown_artifacts(manifest), *_engines(manifest)]
+    """Return what in the lineage contradicts itself or the files; one line each."""
+    return [*_broken_steps(manifest), *_unknown_artifacts(manifest)]
 
 
 def lineage_tree(manifest: Manifest) -> list[tuple[int, str, str]]:
@@ -54,31 +53,9 @@ def _unknown_artifacts(manifest: Manifest) -> Iterator[str]:
         yield "files has no model.onnx"
     for name in manifest["files"]:
         if PurePosixPath(name).suffix in (".onnx", ".plan"):
-            sha256 = _artifact_sha256(manifest, name)
+            sha256 = graph_sha256(manifest["files"], name)
             if sha256 not in known:
                 yield f"{name} (sha256 {_short(sha256)}) is not in the lineage"
-
-
-def _engines(manifest: Manifest) -> Iterator[str]:
-    steps = {step["artifact"]: step for step in manifest["lineage"]}
-    for engine in manifest["engines"]:
-        step = steps.get(engine["file"])
-        if step is None:
-            yield f"{engine['file']} has no step in the lineage"
-        elif step["sha256"] != manifest["files"][engine["file"]]["sha256"]:
-            yield f"{engine['file']} has another sha256 in the lineage than among files"
-        elif step["from"] != engine["source_sha256"]:
-            yield f"{engine['file']} was made from one graph by the lineage, another by engines"
-
-
-def _artifact_sha256(manifest: Manifest, name: str) -> str:
-    """Return a file's sha256, or its and its external data's (``graph.files.model_sha256``)."""
-    files = manifest["files"]
-    sha256: str = files[name]["sha256"]
-    data = files.get(f"{name}.data")
-    if data is None:
-        return sha256
-    return hashlib.sha256(f"{sha256} {data['sha256']}".encode()).hexdigest()
 
 
 def _short(sha256: str | None) -> str:

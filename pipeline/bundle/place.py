@@ -68,8 +68,10 @@ def _remove_dead(root: Path) -> None:
             continue
 
 
-def publish_directory(source: Path, target: Path) -> None:
+def publish_directory(source: Path, target: Path, *, locks: Path | None = None) -> None:
     """Put ``source`` in ``target``'s place by one rename; what was there before is removed.
+
+    The lock of ``target`` is in ``locks``, by default beside it.
 
     The old directory stays complete until the new one is there: the two swap names
     (``renameat2`` with ``RENAME_EXCHANGE``; Linux). Where the file system cannot swap, the old one
@@ -81,7 +83,7 @@ def publish_directory(source: Path, target: Path) -> None:
     try:
         fsync_tree(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
+        with FileLock((locks or target.parent) / f".{target.name}.lock"):
             if not target.exists():
                 source.rename(target)
             elif _exchange(source, target):

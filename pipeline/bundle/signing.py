@@ -1,8 +1,9 @@
 """Sign a bundle, and check a signature, with OpenSSF's model-signing (extra: signing).
 
 ``model.sig`` is a Sigstore bundle over the sha256 of every file but itself, the manifest included,
-so that ``model_signing verify`` reads it too. Keys are elliptic curve (P-256, P-384 or P-521) in
-PEM (https://github.com/sigstore/model-transparency).
+so that ``model_signing verify`` reads it too. ``engines/`` and ``triton/`` come later and are left
+out; each engine has a signature of its own. Keys are elliptic curve (P-256, P-384 or P-521) in PEM
+(https://github.com/sigstore/model-transparency).
 """
 
 import importlib
@@ -10,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundle.manifest import SIGNATURE
+from pipeline.bundle.manifest import ENGINES, SIGNATURE, TRITON
 from pipeline.errors import BundleError, PublishError
 
 PASSWORD = "SIGNING_KEY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -84,8 +85,12 @@ def _signer(key: Path) -> Any:
 
 
 def _hashing() -> Any:
-    """Every file but the signature: the library would leave out what looks like Git's."""
-    return _module("hashing").Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    """Every file but the signature and what is made later, which has signatures of its own.
+
+    The library would leave out what looks like Git's.
+    """
+    paths = [SIGNATURE, ENGINES, TRITON]
+    return _module("hashing").Config().set_ignored_paths(paths=paths, ignore_git_paths=False)
 
 
 def _module(name: str) -> Any:

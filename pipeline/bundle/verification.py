@@ -1,18 +1,19 @@
 """Check that a bundle is the one that was published: every file, its lineage, its report."""
 
-import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.checker import Checker
+from pipeline.bundle.engines import EngineDirectory, Parent, open_parent, read_engine
 from pipeline.bundle.lineage import lineage_problems
-from pipeline.bundle.manifest import MANIFEST, SIGNATURE, manifest_bytes, parse_manifest
+from pipeline.bundle.manifest import ENGINES, MANIFEST, SIGNATURE, TRITON
 from pipeline.bundle.signing import signature_problem
+from pipeline.bundle.triton.manifest import triton_problems
 from pipeline.errors import BundleError
 
 _PUBLISHED = ("passed", "unvalidated")
@@ -24,42 +25,57 @@ class Verification:
 
     ``signature`` says what is known of it in a few words. ``status`` is the report's: ``passed``,
     or ``unvalidated`` where nothing was measured; None where there is no report to read.
+    ``engines`` are those that are of this bundle.
     """
 
-    root: Path
-    manifest: Mapping[str, Any]
-    manifest_sha256: str
+    parent: Parent
+    engines: tuple[EngineDirectory, ...]
     signature: str
     status: str | None
     problems: tuple[str, ...]
 
     @property
+    def root(self) -> Path:
+        """The bundle's directory."""
+        return self.parent.root
+
+    @property
+    def manifest_sha256(self) -> str:
+        """The sha256 of ``manifest.json``."""
+        return self.parent.manifest_sha256
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What ``manifest.json`` says."""
+        return self.parent.manifest
+
+    @property
     def bytes(self) -> int:
-        """The size of all files that the manifest lists."""
-        return sum(file["bytes"] for file in self.manifest["files"].values())
+        """The room that the files take which the manifest lists; equal ones are hard links."""
+        files = self.manifest["files"].values()
+        return sum({file["sha256"]: file["bytes"] for file in files}.values())
 
 
 def verify_bundle(
-    root: Path, *, manifest_sha256: str | None = None, public_key: Path | None = None
+    root: Path,
+    *,
+    manifest_sha256: str | None = None,
+    public_key: Path | None = None,
+    engine_key: Path | None = None,
 ) -> Verification:
     """Check everything in a bundle and return all that is wrong, a line each.
 
     Nothing is deserialized or run. ``manifest_sha256`` pins the manifest; ``public_key`` asks for
-    a signature by its private half.
+    a signature by its private half, of the bundle and of each engine; ``engine_key`` is the
+    engines' where whoever builds them has another.
 
     Raises:
         BundleError: there is no manifest to check against, it is not the one pinned, or the key
             cannot be read.
     """
-    content = manifest_bytes(root)
-    manifest = parse_manifest(root, content, sha256=manifest_sha256)
-    status, differences = _report(root, manifest)
-    problems = [
-        *_changed_files(root, manifest),
-        *_unlisted(root, manifest),
-        *(f"{root / MANIFEST}: {problem}" for problem in lineage_problems(manifest)),
-        *differences,
-    ]
+    parent = open_parent(root, manifest_sha256=manifest_sha256)
+    engines, engine_problems = verify_engines(parent, public_key=engine_key or public_key)
+    status, problems = _own(parent)
     signed = (root / SIGNATURE).exists()
     signature = "there, not checked: give --public-key" if signed else "none"
     if public_key is not None:
@@ -67,33 +83,97 @@ def verify_bundle(
         signature = f"by the key of {public_key}" if problem is None else "NOT by that key"
         problems += [] if problem is None else [problem]
     return Verification(
-        root=root,
-        manifest=manifest,
-        manifest_sha256=hashlib.sha256(content).hexdigest(),
+        parent=parent,
+        engines=tuple(engines),
         signature=signature,
         status=status,
-        problems=tuple(problems),
+        problems=(*problems, *engine_problems, *triton_problems(parent, engines)),
     )
 
 
-def require_verified(
+def require_intact(
     root: Path, *, manifest_sha256: str | None = None, public_key: Path | None = None
+) -> Parent:
+    """Return a bundle whose own files are as published, whatever was made of it since.
+
+    Raises:
+        BundleError: as ``require_verified``.
+    """
+    parent = open_parent(root, manifest_sha256=manifest_sha256)
+    _, problems = _own(parent)
+    if public_key is not None and (problem := signature_problem(root, public_key)):
+        problems.append(problem)
+    _refuse(root, problems)
+    return parent
+
+
+def _own(parent: Parent) -> tuple[str | None, list[str]]:
+    """Return the report's status, and what is wrong with what the manifest lists."""
+    root, manifest = parent.root, parent.manifest
+    status, differences = _report(root, manifest)
+    return status, [
+        *_changed_files(parent.checker, manifest),
+        *_unlisted(root, manifest, later=(ENGINES, TRITON)),
+        *(f"{root / MANIFEST}: {problem}" for problem in lineage_problems(manifest)),
+        *differences,
+    ]
+
+
+def verify_engines(
+    parent: Parent, *, public_key: Path | None = None
+) -> tuple[list[EngineDirectory], list[str]]:
+    """Return the bundle's own engines, and what is wrong in ``engines/``, a line each."""
+    root = parent.root / ENGINES
+    if root.is_symlink():
+        return [], [f"{root}: a symbolic link, which no bundle holds; remove it"]
+    found: list[EngineDirectory] = []
+    problems: list[str] = []
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if path.name.startswith("."):  # a build at work, or its lock; nobody loads from there
+            continue
+        try:
+            engine = read_engine(path, parent)
+        except BundleError as error:
+            problems.append(str(error))
+            continue
+        wrong = [
+            *_changed_files(engine.checker, engine.manifest),
+            *_unlisted(engine.root, engine.manifest),
+        ]
+        if public_key is not None and (problem := signature_problem(engine.root, public_key)):
+            wrong.append(problem)
+        problems += wrong
+        found += [] if wrong else [engine]
+    return found, problems
+
+
+def require_verified(
+    root: Path,
+    *,
+    manifest_sha256: str | None = None,
+    public_key: Path | None = None,
+    engine_key: Path | None = None,
 ) -> Verification:
     """Return the verification of a bundle in which nothing is wrong.
 
     Raises:
         BundleError: the first problem, and how many there are.
     """
-    found = verify_bundle(root, manifest_sha256=manifest_sha256, public_key=public_key)
-    if found.problems:
-        more = len(found.problems) - 1
-        others = f" (and {more} more: python -m pipeline.verify {root})" if more else ""
-        raise BundleError(f"{found.problems[0]}{others}")
+    found = verify_bundle(
+        root, manifest_sha256=manifest_sha256, public_key=public_key, engine_key=engine_key
+    )
+    _refuse(root, found.problems)
     return found
 
 
-def _changed_files(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    checker = Checker(root, manifest)
+def _refuse(root: Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = len(problems) - 1
+        others = f" (and {more} more: python -m pipeline.verify {root})" if more else ""
+        raise BundleError(f"{problems[0]}{others}")
+
+
+def _changed_files(checker: Checker, manifest: Mapping[str, Any]) -> Iterator[str]:
     for name in manifest["files"]:
         try:
             if name.endswith(".onnx"):
@@ -104,10 +184,17 @@ def _changed_files(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-def _unlisted(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Name what is in the directory and not in the manifest; links are not followed."""
+def _unlisted(
+    root: Path, manifest: Mapping[str, Any], later: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Name what is in the directory and not in the manifest; links are not followed.
+
+    ``later`` are directories with manifests of their own.
+    """
     listed = {*manifest["files"], MANIFEST, SIGNATURE}
     for directory, directories, files in os.walk(root):
+        if Path(directory) == root:
+            directories[:] = [name for name in directories if name not in later]
         for entry in sorted((*directories, *files)):
             path = Path(directory, entry)
             mode = path.lstat().st_mode
@@ -148,16 +235,12 @@ def _differences(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iter
             yield f"{key} is {seen!r}, by the manifest {expected!r}"
     if report["status"] not in _PUBLISHED:
         yield f"status is {report['status']!r}, expected {' or '.join(_PUBLISHED)}"
-    engines = {engine["file"]: engine for engine in manifest["engines"]}
     for artifact in report["artifacts"]:
         name = artifact["file"]
+        if name.startswith(f"{ENGINES}/"):  # what was measured then may have been built anew since
+            continue
         file = manifest["files"].get(name)
         if file is None:
             yield f"{artifact['name']}: {name} is not in the manifest"
         elif artifact["bytes"] != file["bytes"]:
             yield f"{name} has {artifact['bytes']} bytes, by the manifest {file['bytes']}"
-        for key in ("runtime_version", "target") if name in engines else ():
-            if artifact[key] != engines[name][key]:
-                yield f"{name}: {key} {artifact[key]!r}, by the manifest {engines[name][key]!r}"
-    for name in engines.keys() - {artifact["file"] for artifact in report["artifacts"]}:
-        yield f"{name} is in the manifest and not among the artifacts"

@@ -12,7 +12,8 @@ class BuildRequest:
     """Everything the child needs.
 
     ``compute_capability`` (``8.9``) narrows what TensorRT-RTX builds for; None: its own targets.
-    ``layers`` is where the plan's kernels are listed; None: nowhere.
+    ``version_compatible`` makes a plan that the lean runtime loads, too. ``layers`` is where the
+    plan's kernels are listed; None: nowhere.
     """
 
     runtime: str
@@ -23,6 +24,7 @@ class BuildRequest:
     optimization_level: int | None
     timing_cache: Path | None
     compute_capability: str | None = None
+    version_compatible: bool = False
     layers: Path | None = None
 
 

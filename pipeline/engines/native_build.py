@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.contracts import TensorSpec
 from pipeline.engines.build_messages import BuildRequest, BuildResult, Failure, Log, Phase
-from pipeline.engines.layers.describe import describe_layers
-from pipeline.engines.layers.graph import read_graph
 from pipeline.engines.layers.inspector import parse_inspector
-from pipeline.engines.layers.records import write_layers
 from pipeline.engines.layers.rtx_log import HEAD, parse_rtx_layers
 
 if TYPE_CHECKING:
@@ -149,13 +146,19 @@ def _list_layers(request: BuildRequest, version: str, listed: list[str]) -> str 
     parse = parse_inspector if request.runtime == "tensorrt" else parse_rtx_layers
     try:
         raw = [layer for text in listed for layer in parse(text)]
+        if not raw:
+            return f"{request.runtime} {version} lists no layers"
+        from pipeline.engines.layers.describe import describe_layers
+        from pipeline.engines.layers.graph import read_graph
+        from pipeline.engines.layers.records import write_layers
+
+        found = describe_layers(
+            raw, runtime=request.runtime, runtime_version=version, graph=read_graph(request.model)
+        )
+    except ModuleNotFoundError as error:  # where a bundle serves, these may be missing
+        return f"Python package {error.name} is not installed"
     except ValueError as error:
         return str(error)
-    if not raw:
-        return f"{request.runtime} {version} lists no layers"
-    found = describe_layers(
-        raw, runtime=request.runtime, runtime_version=version, graph=read_graph(request.model)
-    )
     write_layers(found, request.layers)
     return None
 
@@ -187,6 +190,10 @@ def _builder_config(
         found = str(cache) if cache is not None and cache.is_file() else None
         config = CreateConfig(**settings, load_timing_cache=found)(builder, network)
     config.clear_flag(module.BuilderFlag.TF32)
+    if request.version_compatible:
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+        # Or the plan brings a runtime of its own: code that whoever loads it would have to allow.
+        config.set_flag(module.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if request.compute_capability is not None:
         name = f"SM{request.compute_capability.replace('.', '')}"
         config.num_compute_capabilities = 1

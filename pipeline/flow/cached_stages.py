@@ -254,7 +254,9 @@ def build(
         "code": code_sha256("pipeline.stages.build"),
         "graph": graph.sha256,
         "profiles": digest([asdict(profile) for profile in profiles]),
-        "engine settings": digest([config.workspace_mib, config.optimization_level]),
+        "engine settings": digest(
+            [config.workspace_mib, config.optimization_level, config.version_compatible]
+        ),
         "GPU": "any" if gpu is None else f"{gpu.name}, {gpu.target}, driver {gpu.driver}",
         "versions": versions(PACKAGES["build"] | {runtime.replace("_", "-")}),
     }

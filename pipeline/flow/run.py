@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.bundle.place import staging
+from pipeline.bundle.proof import Proof
 from pipeline.config import CacheConfig, EngineChoice, NumericType, PipelineConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report
 from pipeline.flow.cached_stages import (
@@ -78,7 +79,9 @@ def run(config: PipelineConfig) -> Outcome:
         if not report.passed:
             path = reject(report, work, _target(config, ".rejected"))
             return Outcome(published=False, path=path, report=report)
-        path = _publish(stages, config, model, fp32, graphs, engines, report, work)
+        path = _publish(
+            stages, config, model, fp32, graphs, engines, report, validation.proof, work
+        )
     store.collect(_limits(config.cache))
     return Outcome(published=True, path=path, report=report)
 
@@ -118,6 +121,7 @@ def _publish(
     graphs: Graphs,
     engines: list[Engine],
     report: Report,
+    proof: Proof | None,
     work: Path,
 ) -> Path:
     """Publish the bundle, and drop what an earlier run left in ``<precision>.rejected/``."""
@@ -128,6 +132,7 @@ def _publish(
             graphs=graphs,
             engines=engines,
             report=report,
+            proof=proof,
             config=asdict(config),
             work_dir=work,
             target=_target(config, "" if config.validate.enabled else ".unvalidated"),

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.proof import Proof
 from pipeline.measure.quality.agreement import Agreement
 from pipeline.measure.quality.breakdown import Breakdown
-from pipeline.measure.quality.invariance import Invariance
 from pipeline.measure.quality.tasks import TaskScores
 from pipeline.measure.speed.cold import Cold
 from pipeline.measure.speed.grid import GridCell
 from pipeline.measure.speed.intervals import Speedup
 from pipeline.measure.speed.latency import Latency
 from pipeline.measure.speed.throughput import TextThroughput, Throughput
+from pipeline.runtime.invariance import Invariance
 
 CUDA_NAME = "onnxruntime_cuda"
 """The artifact that is ``cuda/model.onnx`` in ONNX Runtime."""
@@ -87,7 +88,7 @@ class Validation:
 
     ``dataset_sha256`` is of the evaluation texts. ``gpu_clocks`` are the GPU's clocks and power
     before and after timing, where there is a GPU. Not ``executed``: validation was turned off, no
-    artifact ran, and nothing of the reference is known.
+    artifact ran, and nothing of the reference is known. ``proof`` goes into the bundle.
     """
 
     executed: bool = True
@@ -100,6 +101,7 @@ class Validation:
     baselines: tuple[BaselineResult, ...]
     gpu_clocks: Sequence[Mapping[str, float]] = ()
     artifacts: tuple[ArtifactResult, ...]
+    proof: Proof | None = None
 
     @property
     def failed_gates(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ def check_validate(config: ValidateConfig) -> None:
         ("min_rounds", LEAST_ROUNDS),
         ("latency_runs", 1),
         ("worst_texts", 0),
+        ("check_texts", 0),
         ("budget_s", 0),
         ("narrow", 0),
     ):

@@ -40,7 +40,6 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
     stated = model["license"] or {}
     base = model["base_model"]
     quantized = manifest["precision_type"] != "fp32"
-    runtimes = sorted({engine["runtime"] for engine in manifest["engines"]})
     relation: dict[str, Any] = {"base_model_relation": "quantized"} if base and quantized else {}
     return ModelCardData(
         library_name="sentence-transformers",
@@ -49,6 +48,6 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
         license=stated.get("id"),
         license_name=stated.get("name"),
         license_link=stated.get("link"),
-        tags=["sentence-transformers", "onnx", *runtimes, manifest["precision_type"]],
+        tags=["sentence-transformers", "onnx", "tensorrt", manifest["precision_type"]],
         **relation,
     ).to_yaml()

@@ -9,16 +9,20 @@ is used.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from pipeline.bundle.checker import ChangedError, Checker
-from pipeline.bundle.manifest import manifest_bytes, parse_manifest
-from pipeline.config import NumericType
-from pipeline.contracts import CUDA_GRAPH
+from pipeline.bundle.checker import ChangedError
+from pipeline.bundle.engines import Parent, open_parent
+from pipeline.bundle.manifest import manifest_bytes
+from pipeline.bundle.proof import read_proof
 from pipeline.engines import Encoder
-from pipeline.errors import BundleError, MeasureError
+from pipeline.errors import BundleError
+from pipeline.runtime.building import engine_cache, start_build
+from pipeline.runtime.check import check_engine, require_passed
+from pipeline.runtime.choice import Choice, open_engine, plan_fits
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.tokens import Tokenizer
 
@@ -31,7 +35,14 @@ _ATTEMPTS = 5
 
 
 def load(
-    directory: str | Path, engine: str = "auto", *, manifest_sha256: str | None = None
+    directory: str | Path,
+    engine: str = "auto",
+    *,
+    manifest_sha256: str | None = None,
+    engine_sha256: Collection[str] = (),
+    check: bool = False,
+    build: bool | Literal["wait"] = False,
+    cache_dir: str | Path | None = None,
 ) -> TextEncoder:
     """Load a bundle with its best engine for this machine, or with the ``engine`` named.
 
@@ -39,20 +50,39 @@ def load(
     ``auto`` takes a TensorRT plan that fits this GPU and version (and logs why not), else ONNX
     Runtime on a GPU that it can use, else what ran ``model.onnx`` fastest on a CPU when the bundle
     was validated and is installed here; an engine that was named is taken or refused. Every file is
-    checked against the manifest before it is opened, a plan by the very bytes that are
-    deserialized. ``manifest_sha256`` pins the
-    manifest itself.
+    checked against its manifest before it is opened, a plan by the very bytes that are
+    deserialized. ``manifest_sha256`` pins the bundle's manifest, ``engine_sha256`` those of its
+    engines: with the one and without the other no plan is taken.
+
+    ``check`` encodes some of the bundle's check texts and holds the engine to its gates.
+    ``build`` builds an engine for this machine where none fits, in a process of its own, into
+    ``cache_dir`` (``~/.cache/sentence-transformer-trt``), for the next ``load`` to take; until then
+    ``model.onnx`` serves. ``"wait"`` waits for it and takes it now.
 
     Raises:
-        BundleError: no bundle there, a file that is not the one published, or the engine asked
-            for cannot run here.
+        BundleError: no bundle there, a file that is not the one published, an engine of another
+            bundle, a check that failed, or the engine asked for cannot run here.
     """
     root = Path(directory)
+    pinned = None if manifest_sha256 is None else frozenset(map(str.lower, engine_sha256))
+    choice = Choice(wanted=engine, pinned=pinned)
+    if not build or engine in ("openvino", "onnxruntime"):
+        return _load(root, choice, manifest_sha256, check=check)
+    parent = open_parent(root, manifest_sha256=manifest_sha256)
+    choice = replace(choice, cache=engine_cache(parent, cache_dir))
+    if not plan_fits(parent, choice):
+        start_build(parent, engine_cache(parent, cache_dir), engine, wait=build == "wait")
+        if build != "wait":
+            choice = replace(choice, wanted="auto")
+    return _load(root, choice, manifest_sha256, check=check)
+
+
+def _load(root: Path, choice: Choice, sha256: str | None, *, check: bool) -> TextEncoder:
     failure = BundleError(f"{root} is published again and again while it is loaded; try later")
     for _ in range(_ATTEMPTS):
         before = manifest_bytes(root)
         try:
-            encoder = _load(root, before, engine, manifest_sha256)
+            encoder = _load_once(open_parent(root, manifest_sha256=sha256), choice, check=check)
         except ChangedError as error:
             failure = error
         except BundleError:
@@ -65,92 +95,26 @@ def load(
     raise failure
 
 
-def _load(root: Path, content: bytes, engine: str, sha256: str | None) -> TextEncoder:
-    manifest = parse_manifest(root, content, sha256=sha256)
-    checker = Checker(root, manifest)
+def _load_once(parent: Parent, choice: Choice, *, check: bool) -> TextEncoder:
+    checker = parent.checker
     for name in ("tokenizer.json", "tokenizer_config.json"):
         checker.path(name)
-    model = manifest["model"]
-    encoder = TextEncoder(
-        Tokenizer(root, max_length=int(model["max_length"])),
-        _open_engine(checker, manifest, engine),
+    tokenizer = Tokenizer(parent.root, max_length=int(parent.manifest["model"]["max_length"]))
+    encoder = text_encoder(parent, tokenizer, open_engine(parent, checker, choice))
+    proof = read_proof(checker, parent.manifest) if check else None
+    checker.recheck()
+    if proof is not None:
+        require_passed(check_engine(encoder, proof, quick=True), parent.root)
+    return encoder
+
+
+def text_encoder(parent: Parent, tokenizer: Tokenizer, engine: Encoder) -> TextEncoder:
+    """Put an engine behind a bundle's tokenizer and prompts."""
+    model = parent.manifest["model"]
+    return TextEncoder(
+        tokenizer,
+        engine,
         dimension=int(model["dimension"]),
         prompts=dict(model["prompts"]),
         default_prompt=model["default_prompt"],
     )
-    checker.recheck()
-    return encoder
-
-
-def _open_engine(checker: Checker, manifest: dict[str, Any], wanted: str) -> Encoder:
-    known = ("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
-    if wanted not in known:
-        raise BundleError(f"engine {wanted!r}: expected one of {', '.join(known)}")
-    reasons = []
-    for plan in sorted(manifest["engines"], key=lambda plan: str(plan["runtime"])):
-        runtime = plan["runtime"]
-        if wanted not in ("auto", runtime):
-            continue
-        from pipeline.engines.tensorrt import TensorRTEncoder, obstacle
-
-        reason = obstacle(runtime, plan["runtime_version"], plan["target"])
-        if reason is None:
-            content = checker.read(plan["file"])
-            try:
-                return TensorRTEncoder(Path(plan["file"]), runtime, plan=content)
-            except MeasureError as error:
-                reason = str(error)
-        reasons.append(f"{plan['file']}: {reason}")
-    if wanted in ("tensorrt", "tensorrt_rtx"):
-        detail = "; ".join(reasons) or "the bundle holds no such engine"
-        raise BundleError(
-            f"engine {wanted}: {detail}: rebuild with python -m pipeline "
-            f"model={manifest['model']['name']} precision={manifest['precision']} engine={wanted} "
-            "on the machine that serves it, or load with engine='onnxruntime'"
-        )
-    for reason in reasons:
-        log.info("not used: %s", reason)
-    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, has_cuda
-
-    cuda = manifest["precision_type"] != "int8"
-    if wanted == "auto" and cuda and has_cuda():  # cpu_runtime is the faster one of CPUs only
-        on_gpu = _open_on_gpu(checker)
-        if on_gpu.device == "cuda":
-            return on_gpu
-    if wanted == "openvino" or (wanted == "auto" and manifest.get("cpu_runtime") == "openvino"):
-        from pipeline.engines.openvino import OpenVINOEncoder, missing
-
-        reason = missing()
-        if reason is None:
-            kind = NumericType(manifest["precision_type"])
-            return _open_model(checker, lambda path: OpenVINOEncoder(path, kind))
-        if wanted == "openvino":
-            raise BundleError(f"engine openvino: {reason}; load with engine='onnxruntime'")
-        log.info("not used: openvino: %s", reason)
-    return (
-        _open_on_gpu(checker) if cuda and has_cuda() else _open_model(checker, OnnxRuntimeEncoder)
-    )
-
-
-def _open_on_gpu(checker: Checker) -> Encoder:
-    """Open the graph that is fused for CUDA where there is one, unless it does not get the GPU."""
-    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-
-    def open_(path: Path) -> Encoder:
-        return OnnxRuntimeEncoder(path, cuda=True)
-
-    if checker.has(CUDA_GRAPH.as_posix()):
-        encoder = _open_model(checker, open_, CUDA_GRAPH.as_posix())
-        if encoder.device == "cuda":
-            return encoder
-    return _open_model(checker, open_)
-
-
-def _open_model(
-    checker: Checker, open_: Callable[[Path], Encoder], name: str = "model.onnx"
-) -> Encoder:
-    path = checker.graph(name)
-    try:
-        return open_(path)
-    except MeasureError as error:
-        raise BundleError(str(error)) from error

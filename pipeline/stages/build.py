@@ -143,6 +143,7 @@ def build(
     if runtime == "tensorrt" and gpu is not None:
         cache = _timing_cache(gpu, timing_cache_dir)
     layers = plan.with_suffix(".layers.json")
+    version_compatible = config.version_compatible and runtime == "tensorrt"
     request = BuildRequest(
         runtime=runtime,
         model=model.path,
@@ -152,6 +153,7 @@ def build(
         optimization_level=config.optimization_level,
         timing_cache=cache,
         layers=layers,
+        version_compatible=version_compatible,
     )
     result = run_build(request, timeout_s=config.timeout_s)
     if result.layers_missing is not None:
@@ -174,6 +176,7 @@ def build(
         layer_types=result.layer_types,
         source_sha256=model.sha256,
         layers=layers if result.layers_missing is None else None,
+        version_compatible=version_compatible,
     )
 
 

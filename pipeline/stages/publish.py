@@ -10,26 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.bom import BOM, make_bom
-from pipeline.bundle.manifest import MANIFEST, SCHEMA
+from pipeline.bundle.engine_writing import list_files, write_engine
+from pipeline.bundle.engines import ENGINE_GRAPH, EngineDirectory, Parent, open_parent
+from pipeline.bundle.manifest import ENGINES, MANIFEST, SCHEMA, TRITON
 from pipeline.bundle.place import publish_directory
+from pipeline.bundle.proof import Proof, write_proof
 from pipeline.bundle.signing import sign_bundle
 from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
-from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, Report, SourceModel, sha256_file
+from pipeline.contracts import (
+    CUDA_GRAPH,
+    Engine,
+    Graphs,
+    OnnxModel,
+    Report,
+    SourceModel,
+    sha256_file,
+)
 from pipeline.errors import PublishError
 from pipeline.files import link_or_copy
 from pipeline.graph.files import model_sha256
 from pipeline.report.card import SOURCE_CARD, render_card
-from pipeline.report.entries.report import bundle_name
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
 from pipeline.source.origin import base_model, stated_license
 
 log = logging.getLogger(__name__)
-
-ENGINE_GRAPH = Path("tensorrt/model.onnx")
-"""What engines are built from, in the bundle."""
 
 
 def publish(
@@ -39,6 +46,7 @@ def publish(
     graphs: Graphs,
     engines: Sequence[Engine],
     report: Report,
+    proof: Proof | None,
     config: Mapping[str, Any],
     work_dir: Path,
     target: Path,
@@ -54,43 +62,59 @@ def publish(
             key does not sign.
     """
     bundle = work_dir / "bundle"
+    key = None if signing.key is None else Path(signing.key)
     try:
         shutil.copytree(source.assets, bundle)
-        _place(graphs.portable.path, bundle)
-        _place(graphs.buildable.path, bundle / ENGINE_GRAPH.parent)
+        _place(graphs.portable, bundle / "model.onnx")
+        _place(graphs.buildable, bundle / ENGINE_GRAPH)
         if graphs.cuda is not None:
-            _place(graphs.cuda.path, bundle / CUDA_GRAPH.parent)
-        for engine in engines:
-            _place(engine.path, bundle / "engines")
-            if engine.layers is not None:
-                _place(engine.layers, bundle / "engines")
+            _place(graphs.cuda, bundle / CUDA_GRAPH)
         if with_weights:
             _place_weights(source, bundle)
-        write_triton(bundle, source, graphs.portable, engines)
         write_report(report, bundle)
-        expected = {bundle_name(engine.path): engine.sha256 for engine in engines}
-        expected["model.onnx"] = graphs.portable.sha256
-        expected[ENGINE_GRAPH.as_posix()] = graphs.buildable.sha256
-        if graphs.cuda is not None:
-            expected[CUDA_GRAPH.as_posix()] = graphs.cuda.sha256
-        for name, sha256 in expected.items():
-            if model_sha256(bundle / name) != sha256:
-                raise PublishError(f"{name} changed after it was validated; run again")
-        manifest = _manifest(source, fp32_sha256, graphs, engines, report, config)
+        manifest = _manifest(source, fp32_sha256, graphs, report, config)
+        manifest["check"] = None if proof is None else write_proof(proof, bundle)
         _write_cards(manifest, report.data, bundle)
-        manifest["files"] = _list_files(bundle)
+        manifest["files"] = list_files(bundle)
         (bundle / MANIFEST).write_text(_dump(manifest), "utf-8")
-        if signing.key is not None:
-            sign_bundle(bundle, Path(signing.key))
-        sha256 = sha256_file(bundle / MANIFEST)
+        if key is not None:
+            sign_bundle(bundle, key)
+        parent = open_parent(bundle)
+        added = [_add_engine(engine, parent, report, config, key) for engine in engines]
+        write_triton(bundle / TRITON, parent, added)
     except OSError as error:
         raise PublishError(
             f"cannot write the bundle in {work_dir}: {error.strerror or error}; set "
             "artifacts_dir to a directory with room for it"
         ) from error
     publish_directory(bundle, target)
-    log.info("%s: sha256 %s", target / MANIFEST, sha256)
+    log.info("%s: sha256 %s", target / MANIFEST, parent.manifest_sha256)
     return target
+
+
+def _add_engine(
+    engine: Engine,
+    parent: Parent,
+    report: Report,
+    config: Mapping[str, Any],
+    key: Path | None,
+) -> EngineDirectory:
+    """Add what was built in this run as what is built later is added."""
+    if sha256_file(engine.path) != engine.sha256:
+        raise PublishError(f"{engine.path.name} changed after it was validated; run again")
+    entries = {artifact["file"]: artifact for artifact in report.data["artifacts"]}
+    kept = ("executed", "reason", "device", "agreement", "throughput", "latency_ms", "gates")
+    added = write_engine(
+        parent.root / ENGINES,
+        engine,
+        parent,
+        measured={k: v for k, v in entries[engine.file].items() if k in kept},
+        settings=config.get("engine", {}),
+        environment=report.data["environment"],
+    )
+    if key is not None:
+        sign_bundle(added.root, key)
+    return added
 
 
 def reject(report: Report, work_dir: Path, target: Path) -> Path:
@@ -137,31 +161,27 @@ def _dump(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _place(path: Path, directory: Path) -> None:
-    """Hard-link a file (and its external data) into the bundle, or copy it where links fail."""
-    directory.mkdir(exist_ok=True)
-    for file in (path, path.with_name(f"{path.name}.data")):
-        if not file.exists():
-            continue
-        link_or_copy(file, directory / file.name)
+def _place(model: OnnxModel, path: Path) -> None:
+    """Hard-link a graph (and its external data) into the bundle, or copy it where links fail.
 
-
-def _list_files(bundle: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(bundle).as_posix(): {
-            "sha256": sha256_file(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(bundle.rglob("*"))
-        if path.is_file()
-    }
+    Raises:
+        PublishError: it is not what was validated.
+    """
+    path.parent.mkdir(exist_ok=True)
+    for source, target in (
+        (model.path, path),
+        (model.path.with_name(f"{model.path.name}.data"), path.with_name(f"{path.name}.data")),
+    ):
+        if source.exists():
+            link_or_copy(source, target)
+    if model_sha256(path) != model.sha256:
+        raise PublishError(f"{path.name} changed after it was validated; run again")
 
 
 def _manifest(
     source: SourceModel,
     fp32_sha256: str,
     graphs: Graphs,
-    engines: Sequence[Engine],
     report: Report,
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -192,22 +212,8 @@ def _manifest(
             "inputs": [asdict(spec) for spec in graphs.portable.inputs],
             "outputs": [asdict(spec) for spec in graphs.portable.outputs],
         },
-        "engines": [
-            {
-                "file": bundle_name(engine.path),
-                "runtime": engine.runtime,
-                "runtime_version": engine.runtime_version,
-                "target": engine.target,
-                "profiles": [asdict(profile) for profile in engine.profiles],
-                "inputs": [asdict(spec) for spec in engine.inputs],
-                "outputs": [asdict(spec) for spec in engine.outputs],
-                "layer_types": dict(engine.layer_types),
-                "source_sha256": engine.source_sha256,
-            }
-            for engine in engines
-        ],
         "cpu_runtime": _fastest_on_cpu(report.data),
-        "lineage": _lineage(source, fp32_sha256, graphs, engines),
+        "lineage": _lineage(source, fp32_sha256, graphs),
         "quantization": graphs.quantization,
         "environment": report.data["environment"],
         "config": dict(config),
@@ -224,10 +230,8 @@ def _fastest_on_cpu(report: Mapping[str, Any]) -> str:
     return max(speeds, key=lambda name: speeds[name], default="onnxruntime")
 
 
-def _lineage(
-    source: SourceModel, fp32_sha256: str, graphs: Graphs, engines: Sequence[Engine]
-) -> list[dict[str, Any]]:
-    """List every artifact with the sha256 of what it was made from, weights first."""
+def _lineage(source: SourceModel, fp32_sha256: str, graphs: Graphs) -> list[dict[str, Any]]:
+    """List every graph with the sha256 of what it was made from, weights first."""
     chain: list[dict[str, Any]] = [
         {"artifact": "weights", "sha256": source.sha256, "from": None},
         {"artifact": "fp32 graph", "sha256": fp32_sha256, "from": source.sha256},
@@ -237,27 +241,13 @@ def _lineage(
     steps = [
         ("engine graph", buildable.source_sha256, fp32_sha256),
         ("model.onnx", model.sha256, model.source_sha256),
-        (ENGINE_GRAPH.as_posix(), buildable.sha256, buildable.source_sha256),
+        (ENGINE_GRAPH, buildable.sha256, buildable.source_sha256),
     ]
     for artifact, sha256, origin in steps[buildable.source_sha256 == model.sha256 :]:
         if sha256 not in made:
             chain.append({"artifact": artifact, "sha256": sha256, "from": origin})
             made.add(sha256)
     if graphs.cuda is not None:
-        cuda = graphs.cuda
-        chain.append(
-            {
-                "artifact": CUDA_GRAPH.as_posix(),
-                "sha256": cuda.sha256,
-                "from": cuda.source_sha256,
-            }
-        )
-    for engine in engines:
-        chain.append(
-            {
-                "artifact": bundle_name(engine.path),
-                "sha256": engine.sha256,
-                "from": engine.source_sha256,
-            }
-        )
+        name, cuda = CUDA_GRAPH.as_posix(), graphs.cuda
+        chain.append({"artifact": name, "sha256": cuda.sha256, "from": cuda.source_sha256})
     return chain

@@ -17,6 +17,7 @@ from pipeline.graph.overflow import check_overflow
 from pipeline.measure.bench import Bench, set_up, text_encoder
 from pipeline.measure.gates import Against, Evidence, apply_gates
 from pipeline.measure.plan_gates import apply_plan_gates, promise_of
+from pipeline.measure.proof import make_proof
 from pipeline.measure.quality.quality import Quality, measure_quality
 from pipeline.measure.results import CUDA_NAME, ArtifactResult, Gate, Validation
 from pipeline.measure.settings import check_validate
@@ -101,6 +102,9 @@ def validate(
                 *refused,
             )
         ),
+        proof=make_proof(bench.expected, config.check_texts, kind, config.gates)
+        if config.check_texts
+        else None,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import PLAN, manifest_of
+from bundles import manifest_of
 
 from pipeline.bundle.manifest import parse_manifest
 from pipeline.errors import BundleError
@@ -45,7 +45,7 @@ def test_a_manifest_of_before_is_accepted(manifest: Manifest) -> None:
     assert parse_manifest(Path("bundle"), json.dumps(old).encode()) == old
 
 
-@pytest.mark.parametrize("key", ["precision", "precision_type", "model", "files", "engines"])
+@pytest.mark.parametrize("key", ["precision", "precision_type", "model", "files", "check"])
 def test_lacks_a_key(manifest: Manifest, key: str) -> None:
     without = {name: value for name, value in manifest.items() if name != key}
     assert f"lacks {key}; publish the bundle again" in refusal(json.dumps(without))
@@ -70,6 +70,8 @@ def test_lacks_a_key(manifest: Manifest, key: str) -> None:
         ("\ud800", "plain name"),
         ("manifest.json", "manifest.json cannot be listed"),
         ("model.sig", "model.sig cannot be listed"),
+        ("engines/x/model.plan", "engines/ is made later"),
+        ("triton/x/config.pbtxt", "triton/ is made later"),
     ],
 )
 def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> None:
@@ -83,8 +85,8 @@ def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> No
     [
         (lambda m: m.update(schema="1"), "schema is text, expected an integer"),
         (lambda m: m.update(schema=True), "schema is true or false, expected an integer"),
-        (lambda m: m.update(schema=0), "schema 0, expected 1; publish"),
-        (lambda m: m.update(schema=2), "-trt reads (1): update it"),
+        (lambda m: m.update(schema=1), "schema 1, expected 2; publish"),
+        (lambda m: m.update(schema=3), "-trt reads (2): update it"),
         (lambda m: m.update(precision=8), "precision is an integer, expected text"),
         (lambda m: m.update(precision_type="int4"), "precision_type is 'int4', expected one of"),
         (lambda m: m.update(files=[]), "files is a list, expected an object"),
@@ -99,11 +101,9 @@ def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> No
         (lambda m: m["model"].update(prompts={"query": 1}), "model.prompts.query is an integer"),
         (lambda m: m["model"].update(default_prompt="q"), "default_prompt 'q' is not among"),
         (lambda m: m["model"].update(weights={"x": 1}), "model.weights.x is an integer"),
-        (lambda m: m.update(engines={}), "engines is an object, expected a list"),
-        (lambda m: m.update(engines=[1]), "engines[0] is an integer, expected an object"),
-        (lambda m: m["engines"][0].update(runtime="os"), "engines[0].runtime is 'os', expected"),
-        (lambda m: m["engines"][0].update(file="x"), "engines[0].file 'x' is not among files"),
-        (lambda m: m["files"].pop(PLAN), f"engines[0].file '{PLAN}' is not among files"),
+        (lambda m: m.update(check=[]), "check is a list, expected an object or null"),
+        (lambda m: m["check"].pop("gates"), "lacks check.gates"),
+        (lambda m: m["check"]["gates"].update(x="1"), "gates.x is text, expected a fraction or"),
         (lambda m: m["lineage"][0].update(sha256=None), "lineage[0].sha256 is null"),
         (lambda m: m["lineage"][1].update({"from": 1}), "lineage[1].from is an integer"),
     ],
@@ -121,8 +121,8 @@ def test_wrong_values(manifest: Manifest, change: Callable[[Manifest], Any], nam
         ("[]", "a list, expected an object"),
         ("null", "null, expected an object"),
         (b"\xff{}", "not JSON"),
-        ('{"schema": 1, "schema": 1}', "key 'schema' is given twice"),
-        ('{"schema": 1, "files": {"a": 1, "a": 2}}', "key 'a' is given twice"),
+        ('{"schema": 2, "schema": 2}', "key 'schema' is given twice"),
+        ('{"schema": 2, "files": {"a": 1, "a": 2}}', "key 'a' is given twice"),
         ('{"schema": NaN}', "NaN is no JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"schema": ' + "9" * 5000 + "}", "not JSON"),

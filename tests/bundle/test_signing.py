@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import flip, list_again, publish_tiny
+from bundles import ENGINE, add_engine, flip, list_again, publish_tiny
 
 from pipeline.bundle.signing import check_key, sign_bundle, signature_problem
 from pipeline.contracts import OnnxModel, SourceModel
@@ -92,6 +92,30 @@ def test_its_own_command_reads_the_signature(signed: Path, key: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def test_engines_are_signed_apart(
+    signed: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was added later leaves the bundle's signature as it is."""
+    public = str(key.with_suffix(".pub"))
+    ada = signed / "engines" / add_engine(signed, "sm_89")
+    assert signature_problem(signed, key.with_suffix(".pub")) is None
+    assert main([str(signed), "--public-key", public]) == 1
+    (error,) = capsys.readouterr().err.splitlines()  # its signature is of what it was copied from
+    assert f"{ada}/model.sig: not the signature" in error
+    (ada / "model.sig").unlink()
+    assert main([str(signed), "--public-key", public]) == 1
+    assert f"{ada}/model.sig: missing" in capsys.readouterr().err
+    sign_bundle(ada, key)
+    assert main([str(signed), "--public-key", public]) == 0
+    other = write_pair(tmp_path / "builder.pem")
+    for engine in (ada, signed / ENGINE):
+        (engine / "model.sig").unlink()
+        sign_bundle(engine, other)
+    assert main([str(signed), "--public-key", public]) == 1
+    builder = str(other.with_suffix(".pub"))
+    assert main([str(signed), "--public-key", public, "--engine-key", builder]) == 0
 
 
 def edit_manifest(bundle: Path) -> None:
@@ -185,7 +209,8 @@ def test_without_the_library(
 
 def test_the_private_key_is_nowhere_in_the_bundle(signed_bundle: Path, key: Path) -> None:
     secret = key.read_text().splitlines()[1]
-    assert all(secret.encode() not in path.read_bytes() for path in signed_bundle.rglob("*.*"))
+    files = [path for path in signed_bundle.rglob("*") if path.is_file()]
+    assert all(secret.encode() not in path.read_bytes() for path in files)
     assert (
         json.loads((signed_bundle / "manifest.json").read_text())["files"].get("model.sig") is None
     )

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import command_line
 import pytest
 
-from pipeline.contracts import sha256_file
+from pipeline.contracts import graph_sha256, sha256_file
 from pipeline.engines.gpu import find_gpu
 
 Completed = subprocess.CompletedProcess[str]
@@ -337,6 +337,7 @@ def test_manifest_describes_every_file(published: Path, tiny_dir: Path) -> None:
     assert manifest["config"]["model"]["name"] == "tiny"
     assert manifest["model"]["weights_sha256"] == sha256_file(tiny_dir / "model.safetensors")
     files = {path for path in published.rglob("*") if path.is_file()}
+    files -= {path for name in ("engines", "triton") for path in (published / name).rglob("*")}
     files.remove(published / "manifest.json")
     assert {published / name for name in manifest["files"]} == files
     for name, entry in manifest["files"].items():
@@ -347,10 +348,13 @@ def test_manifest_describes_every_file(published: Path, tiny_dir: Path) -> None:
 def test_lineage_leads_back_to_the_weights(published: Path) -> None:
     manifest = read_json(published / "manifest.json")
     made_from = {step["sha256"]: step["from"] for step in manifest["lineage"]}
-    names = ["model.onnx", *(engine["file"] for engine in manifest["engines"])]
-    for name in names:
-        sha256 = manifest["files"][name]["sha256"]
-        steps = 0
+    graphs = [graph_sha256(manifest["files"], n) for n in ("model.onnx", "tensorrt/model.onnx")]
+    built_from = [
+        read_json(path)["graph"]["sha256"] for path in published.glob("engines/*/manifest.json")
+    ]
+    assert set(built_from) <= {graphs[1]}
+    for graph in graphs:
+        sha256, steps = graph, 0
         while made_from[sha256] is not None:
             sha256, steps = made_from[sha256], steps + 1
         assert sha256 == manifest["model"]["weights_sha256"]
@@ -383,8 +387,8 @@ def test_plan_is_there_but_was_not_executed(published: Path) -> None:
         pytest.skip("this machine has a GPU")
     artifacts = {a["name"]: a for a in read_json(published / "report.json")["artifacts"]}
     plan = artifacts["tensorrt_rtx"]
-    assert plan["file"] == "engines/tensorrt_rtx-ampere_plus.plan"
-    assert (published / plan["file"]).stat().st_size > 100_000
+    assert re.fullmatch(r"engines/tensorrt_rtx-1\.[\d.]+-ampere_plus/model\.plan", plan["file"])
+    assert (published / plan["file"]).stat().st_size == plan["bytes"] > 100_000
     assert plan["executed"] is False
     assert "no CUDA device" in plan["reason"]
     assert not {"agreement", "tasks", "throughput", "latency_ms", "gates", "device"} & set(plan)

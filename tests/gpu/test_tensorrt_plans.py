@@ -12,6 +12,7 @@ import command_line
 import numpy as np
 import pytest
 
+from pipeline.bundle.engines import open_parent, read_engines
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
 from pipeline.engines import Encoder
@@ -227,9 +228,12 @@ def test_foreign_plan_is_refused(
     gpu = find_gpu()
     assert gpu is not None
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
-    change(manifest["engines"][0], gpu)
-    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (engine,) = (e for e in read_engines(open_parent(copy)) if e.runtime == runtime)
+    manifest = json.loads((engine.root / "manifest.json").read_text("utf-8"))
+    change(manifest, gpu)
+    (engine.root / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    name = f"{runtime}-{manifest['runtime_version']}-{manifest['target']}"
+    engine.root.rename(engine.root.with_name(name))
     with pytest.raises(BundleError, match=reason):
         load(copy, runtime)
     assert load(copy).engine.name not in ("tensorrt", "tensorrt_rtx")

@@ -23,7 +23,7 @@ def executed(name: str = "onnxruntime", device: str = "cpu", *, speed: float = 2
     base = 181.2
     return {
         "name": name,
-        "file": "model.onnx" if name == "onnxruntime" else f"engines/{name}-sm_90.plan",
+        "file": "model.onnx" if name == "onnxruntime" else f"engines/{name}-11.4-sm_90/model.plan",
         "bytes": 58_841_645,
         "executed": True,
         "device": device,
@@ -173,7 +173,7 @@ def gates() -> list[Data]:
 def plan(name: str = "tensorrt_rtx", reason: str = "no CUDA device on this machine") -> Data:
     return {
         "name": name,
-        "file": f"engines/{name}-ampere_plus.plan",
+        "file": f"engines/{name}-1.7.1-ampere_plus/model.plan",
         "bytes": 51_800_000,
         "executed": False,
         "runtime_version": "1.7.1",

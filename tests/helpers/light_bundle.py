@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def write_bundle(directory: Path, source: SourceModel, model: OnnxModel) -> Path
         if path.is_file()
     }
     manifest: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "precision": model.precision.value,
         "precision_type": model.precision.value,
         "cpu_runtime": "onnxruntime",
@@ -34,7 +35,12 @@ def write_bundle(directory: Path, source: SourceModel, model: OnnxModel) -> Path
             "prompts": dict(source.prompts),
             "default_prompt": source.default_prompt,
         },
-        "engines": [],
+        "graph": {
+            "inputs": [asdict(spec) for spec in model.inputs],
+            "outputs": [asdict(spec) for spec in model.outputs],
+        },
+        "config": {},
+        "check": None,
         "lineage": [],
         "files": files,
     }

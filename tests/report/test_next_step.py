@@ -15,7 +15,7 @@ def test_fast_artifact_is_deployed_and_the_plan_measured() -> None:
 
 
 def test_fastest_of_several() -> None:
-    assert next_step(gpu()).startswith("Deploy engines/tensorrt-sm_90.plan: 7.40×")
+    assert next_step(gpu()).startswith("Deploy engines/tensorrt-11.4-sm_90/model.plan: 7.40×")
 
 
 @pytest.mark.parametrize(

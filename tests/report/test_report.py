@@ -12,7 +12,6 @@ from pipeline.config import NumericType
 from pipeline.contracts import Engine, Graphs, NotBuilt, OnnxModel, Outcome, Report, SourceModel
 from pipeline.measure.quality.agreement import Agreement, VectorChecks
 from pipeline.measure.quality.breakdown import Breakdown, Group, Histogram, Text
-from pipeline.measure.quality.invariance import Invariance
 from pipeline.measure.quality.tasks import MetricScores, TaskScores
 from pipeline.measure.results import ArtifactResult, BaselineResult, Gate, Validation
 from pipeline.measure.speed.cold import Cold
@@ -23,6 +22,7 @@ from pipeline.measure.speed.throughput import TextThroughput, Throughput
 from pipeline.report.entries.report import StageTime, make_report
 from pipeline.report.html import render_html
 from pipeline.report.text import render_text
+from pipeline.runtime.invariance import Invariance
 
 MakeReport = Callable[..., Report]
 
@@ -378,7 +378,7 @@ def test_not_executed_says_why_and_has_no_number(report: MakeReport, engine: Eng
     assert made.data["artifacts"] == [
         {
             "name": "tensorrt_rtx",
-            "file": "engines/tensorrt_rtx-ampere_plus.plan",
+            "file": "engines/tensorrt_rtx-1.7.0-ampere_plus/model.plan",
             "bytes": 5,
             "executed": False,
             "runtime_version": "1.7.0",

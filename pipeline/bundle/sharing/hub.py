@@ -2,9 +2,10 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.bundle.manifest import ENGINES, TRITON
 from pipeline.bundle.sharing.reference import HubReference
 from pipeline.errors import ShareError
 
@@ -12,10 +13,13 @@ _CARRIERS = ("requests", "httpx", "httpx2", "httpcore")
 """Modules whose errors mean that there was no answer."""
 
 
-def push_to_hub(bundle: Path, reference: HubReference, *, private: bool) -> HubReference:
+def push_to_hub(
+    bundle: Path, reference: HubReference, *, private: bool, without: Sequence[str] = ()
+) -> HubReference:
     """Make the branch hold this bundle and nothing else, in one commit; return that commit.
 
     A repository that is not there is made, ``private`` or not; one that is there stays as it is.
+    ``without`` names engines that stay here.
 
     Raises:
         ShareError: the hub cannot be reached or refuses.
@@ -33,6 +37,11 @@ def push_to_hub(bundle: Path, reference: HubReference, *, private: bool) -> HubR
             revision=reference.revision,
             commit_message="Publish a bundle of sentence-transformer-trt",
             delete_patterns="*",
+            ignore_patterns=[
+                f"{TRITON}/*",
+                f"{ENGINES}/.*",
+                *(f"{ENGINES}/{name}/*" for name in without),
+            ],
         )
     return HubReference(repo_id=reference.repo_id, revision=commit.oid)
 

@@ -9,10 +9,10 @@ import numpy as np
 from pipeline.errors import MeasureError
 from pipeline.measure.quality.agreement import Agreement, agreement
 from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
-from pipeline.measure.quality.invariance import Invariance, measure_invariance
 from pipeline.measure.quality.tasks import TaskScores, Values, compare_task, measure_task
 from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
+from pipeline.runtime.invariance import Invariance, measure_invariance
 from pipeline.text.datasets import Dataset, Task
 from pipeline.text.tokens import TokenRow
 from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite

@@ -22,10 +22,9 @@ class StageTime:
 
 
 def bundle_name(path: Path) -> str:
-    """Return an artifact's path inside the bundle."""
-    if path.parent.name == CUDA_GRAPH.parent.name:
-        return CUDA_GRAPH.as_posix()
-    return f"engines/{path.name}" if path.suffix == ".plan" else path.name
+    """Return a graph's path inside the bundle."""
+    inside = path.parent.name == CUDA_GRAPH.parent.name
+    return CUDA_GRAPH.as_posix() if inside else path.name
 
 
 def make_report(
@@ -98,7 +97,7 @@ def _artifact(
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": result.name,
-        "file": bundle_name(result.path),
+        "file": bundle_name(result.path) if engine is None else engine.file,
         "bytes": result.path.stat().st_size,
         "executed": result.reason is None,
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import PLAN, flip
+from bundles import PLAN, add_engine, flip
 from fake_hub import Hub, go_online, serve
 
 from pipeline.bundle.sharing.hub import HubSource
@@ -48,14 +48,19 @@ def contents(bundle: Path) -> dict[str, bytes]:
     }
 
 
+def shared(bundle: Path) -> dict[str, bytes]:
+    """What is pushed: triton/ is made anew where it is pulled."""
+    return {k: v for k, v in contents(bundle).items() if not k.startswith("triton/")}
+
+
 def test_there_and_back(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     pushed = push(bundle, REFERENCE)
     assert hub.private == {"me/tiny": True}
     commit, files = hub.files("me/tiny", "main")
     assert pushed == HubReference(repo_id="me/tiny", revision=commit)
-    assert {name: files[name] for name in files if name != KEPT} == contents(bundle)
+    assert {name: files[name] for name in files if name != KEPT} == shared(bundle)
     target = tmp_path / "models" / "tiny"
-    assert pull(REFERENCE, target) == pushed
+    assert pull(REFERENCE, target, engines="all") == pushed
     assert contents(target) == contents(bundle)
     assert load(target, "onnxruntime").dimension == 32
 
@@ -65,8 +70,9 @@ def test_a_second_push_leaves_nothing_of_the_first(bundle: Path, hub: Hub, tmp_p
     assert isinstance(first, HubReference)
     hub.commit("me/tiny", "main", hub.files("me/tiny", "main")[1] | {"old.bin": b"old"})
     push(bundle, REFERENCE)
-    assert set(hub.files("me/tiny", "main")[1]) == {*contents(bundle), KEPT}
-    pull(first, tmp_path / "first", manifest_sha256=sha256_file(bundle / "manifest.json"))
+    assert set(hub.files("me/tiny", "main")[1]) == {*shared(bundle), KEPT}
+    pin = sha256_file(bundle / "manifest.json")
+    pull(first, tmp_path / "first", manifest_sha256=pin, engines="all")
     assert contents(tmp_path / "first") == contents(bundle)
 
 
@@ -75,8 +81,20 @@ def test_a_branch_of_a_public_repository(bundle: Path, hub: Hub, tmp_path: Path)
     push(bundle, reference, private=False)
     assert hub.private == {"me/open": False}
     assert set(hub.files("me/open", "main")[1]) == {KEPT}
-    pull(reference, tmp_path / "target")
+    pull(reference, tmp_path / "target", engines="all")
     assert contents(tmp_path / "target") == contents(bundle)
+
+
+def test_engines_that_stay(bundle: Path, hub: Hub, tmp_path: Path) -> None:
+    ada = add_engine(bundle, "sm_89")
+    (bundle / "engines" / ".build.lock").write_text("")
+    push(bundle, REFERENCE, engines=[ada])
+    names = hub.files("me/tiny", "main")[1]
+    assert {name.split("/")[1] for name in names if name.startswith("engines/")} == {ada}
+    pull(REFERENCE, tmp_path / "target")  # this machine runs none of them
+    assert not any((tmp_path / "target" / "engines").glob("*"))
+    pull(REFERENCE, tmp_path / "target", engines=[ada])
+    assert (tmp_path / "target" / "engines" / ada / "model.plan").is_file()
 
 
 def test_what_does_not_verify_is_not_pushed(bundle: Path, hub: Hub) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import PLAN, flip, list_again, manifest_of, write_manifest
+from bundles import ENGINE, PLAN, add_engine, bind_again, flip, list_again
 
-from pipeline.bundle.sharing.oci import MANIFEST_SHA256, OciSource
-from pipeline.bundle.sharing.reference import OciReference, parse_reference
+from pipeline.bundle.sharing.oci import OciSource
+from pipeline.bundle.sharing.oci_manifests import IMAGE_INDEX, IMAGE_MANIFEST
+from pipeline.bundle.sharing.oci_push import MANIFEST_SHA256, RUNTIME, TARGET
+from pipeline.bundle.sharing.reference import OciReference, Reference, parse_reference
 from pipeline.bundle.sharing.transfer import pull, push
 from pipeline.bundle.verification import Verification, require_verified
 from pipeline.contracts import sha256_file
@@ -55,7 +57,7 @@ class Registry:
     def image_manifest(self, tag: str) -> dict[str, Any]:
         request = urllib.request.Request(
             f"http://{self.name}/v2/me/tiny/manifests/{tag}",
-            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+            headers={"Accept": f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"},
         )
         with urllib.request.urlopen(request) as response:
             found: dict[str, Any] = json.load(response)
@@ -65,7 +67,7 @@ class Registry:
         request = urllib.request.Request(
             f"http://{self.name}/v2/me/tiny/manifests/{tag}",
             data=json.dumps(manifest).encode(),
-            headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+            headers={"Content-Type": manifest["mediaType"]},
             method="PUT",
         )
         urllib.request.urlopen(request).close()
@@ -104,7 +106,18 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     (copy / "twice").mkdir()
     os.link(copy / "model.onnx", copy / "twice" / "model.onnx")
     list_again(copy, "twice/model.onnx")
+    bind_again(copy)
     return copy
+
+
+def get(reference: Reference, target: Path, **more: Any) -> Reference:
+    """Pull with every engine; this machine runs none of them."""
+    return pull(reference, target, engines="all", **more)
+
+
+def shared(bundle: Path) -> set[str]:
+    """The names of what is pushed: triton/ is made anew where it is pulled."""
+    return {name for name in contents(bundle) if not name.startswith("triton/")}
 
 
 def contents(bundle: Path) -> dict[str, bytes]:
@@ -118,23 +131,29 @@ def contents(bundle: Path) -> dict[str, bytes]:
 def test_there_and_back(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     pushed = push(bundle, registry.reference())
     target = tmp_path / "models" / "tiny"
-    assert pull(registry.reference(), target) == pushed
+    assert get(registry.reference(), target) == pushed
     assert contents(target) == contents(bundle)
     assert (target / "twice" / "model.onnx").samefile(target / "model.onnx")
     assert load(target, "onnxruntime").dimension == 32
     assert list((tmp_path / "models" / ".staging").iterdir()) == []
     again = tmp_path / "again"
-    assert pull(pushed, again, manifest_sha256=sha256_file(bundle / "manifest.json")) == pushed
+    assert get(pushed, again, manifest_sha256=sha256_file(bundle / "manifest.json")) == pushed
     assert contents(again) == contents(bundle)
 
 
 def test_the_layers(bundle: Path, registry: Registry) -> None:
     push(bundle, registry.reference("layers"))
-    found = registry.image_manifest("layers")
+    index = registry.image_manifest("layers")
+    assert [part.get("annotations") for part in index["manifests"]] == [
+        None,
+        {TARGET: "ampere_plus", RUNTIME: "tensorrt_rtx 1.7.1"},
+    ]
+    without, found = (registry.image_manifest(part["digest"]) for part in index["manifests"])
+    assert len(found["layers"]) - len(without["layers"]) == 2  # the plan and its manifest
     layers = {
         layer["annotations"]["org.opencontainers.image.title"]: layer for layer in found["layers"]
     }
-    assert set(layers) == set(contents(bundle))
+    assert set(layers) == shared(bundle)
     assert layers["model.onnx"]["digest"] == layers["twice/model.onnx"]["digest"]
     assert layers[PLAN]["mediaType"] == "application/vnd.nvidia.tensorrt.plan"
     assert layers["tokenizer.json"]["mediaType"] == "application/json"
@@ -148,7 +167,7 @@ def test_a_bundle_that_is_there_is_replaced(
     push(bundle, registry.reference())
     target = shutil.copytree(bundle, tmp_path / "target")
     (target / "old").write_text("of before")
-    pull(registry.reference(), target)
+    get(registry.reference(), target)
     assert contents(target) == contents(bundle)
 
 
@@ -174,7 +193,7 @@ def test_a_link_goes_on_leading_to_the_bundle(
     (target / "old").write_text("of before")
     current = tmp_path / "current"
     current.symlink_to("target")
-    pull(registry.reference(), current)
+    get(registry.reference(), current)
     assert current.is_symlink()
     assert contents(target) == contents(bundle)
 
@@ -198,19 +217,57 @@ def test_a_file_swapped_behind_the_check(
         return found
 
     (bundle / PLAN).write_bytes(b"a plan that the registry does not have yet")
-    list_again(bundle, PLAN)
-    manifest = manifest_of(bundle)
-    manifest["lineage"][-1]["sha256"] = sha256_file(bundle / PLAN)
-    write_manifest(bundle, manifest)
-    report = json.loads((bundle / "report.json").read_text())
-    report["artifacts"][1]["bytes"] = (bundle / PLAN).stat().st_size
-    (bundle / "report.json").write_text(json.dumps(report))
-    list_again(bundle, "report.json")
+    list_again(bundle / ENGINE, "model.plan")
     monkeypatch.setattr("pipeline.bundle.sharing.transfer.require_verified", verify_then_swap)
     with pytest.raises(ShareError, match="DIGEST_INVALID"):
         push(bundle, registry.reference("swapped"))
     with pytest.raises(ShareError, match="MANIFEST_UNKNOWN"):
         OciSource(registry.reference("swapped"))
+
+
+# Engines.
+
+
+def test_a_puller_gets_its_own(
+    bundle: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, hopper = add_engine(bundle, "sm_89"), add_engine(bundle, "sm_90")
+    push(bundle, registry.reference("fleet"))
+    index = registry.image_manifest("fleet")
+    targets = [part["annotations"][TARGET] for part in index["manifests"][1:]]
+    assert sorted(targets) == ["ampere_plus", "sm_89", "sm_90"]
+    seen: list[str] = []
+
+    def obstacle(_runtime: str, _version: str, target: str) -> str | None:
+        seen.append(target)
+        return None if target == "sm_90" else "another GPU"
+
+    monkeypatch.setattr("pipeline.bundle.sharing.transfer.obstacle", obstacle)
+    target = tmp_path / "target"
+    pull(registry.reference("fleet"), target)
+    assert [path.name for path in (target / "engines").iterdir()] == [hopper]
+    assert (target / "triton/tiny_encoder/1" / f"{hopper}.plan").is_file()
+    assert sorted(seen) == ["ampere_plus", "sm_89", "sm_90"]
+    require_verified(target)
+    for wanted, names in (("none", set()), ([ada], {ada}), ("all", {ada, hopper})):
+        pull(registry.reference("fleet"), target, engines=wanted)
+        there = {path.name for path in target.glob("engines/tensorrt-*")}
+        assert there == names
+        require_verified(target)
+
+
+def test_some_engines_are_pushed(bundle: Path, registry: Registry, tmp_path: Path) -> None:
+    ada = add_engine(bundle, "sm_89")
+    push(bundle, registry.reference("some"), engines=[ada])
+    get(registry.reference("some"), tmp_path / "some")
+    assert [path.name for path in (tmp_path / "some" / "engines").iterdir()] == [ada]
+    push(bundle, registry.reference("some"), engines="none")
+    get(registry.reference("some"), tmp_path / "some")
+    assert not (tmp_path / "some" / "engines").exists()
+    with pytest.raises(ShareError, match="no engine x: it has"):
+        push(bundle, registry.reference("some"), engines=["x"])
+    with pytest.raises(ShareError, match="no engine x: it has none"):
+        pull(registry.reference("some"), tmp_path / "other", engines=["x"])
 
 
 # A registry that is not to be trusted.
@@ -222,7 +279,7 @@ def tampered(
     """Pull and expect a refusal that leaves nothing."""
     target = tmp_path / "target"
     with pytest.raises(ShareError, match=words):
-        pull(registry.reference(tag), target, **more)
+        get(registry.reference(tag), target, **more)
     assert not target.exists()
     assert list((tmp_path / ".staging").glob("*")) == []
 
@@ -231,6 +288,7 @@ def test_a_blob_that_was_changed(bundle: Path, registry: Registry, tmp_path: Pat
     path = bundle / "report.html"
     path.write_text(path.read_text("utf-8") + "<!-- of this test alone -->", "utf-8")
     list_again(bundle, "report.html")
+    bind_again(bundle)
     push(bundle, registry.reference("flipped"))
     flip(registry.blob(sha256_file(path)))
     words = r"oci://.*:flipped/report\.html: sha256 .*, the manifest says"
@@ -245,7 +303,7 @@ def test_a_blob_that_was_changed(bundle: Path, registry: Registry, tmp_path: Pat
 def test_an_image_manifest_that_was_changed(
     bundle: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    pushed = push(bundle, registry.reference("edited"))
+    pushed = push(bundle, registry.reference("edited"), engines="none")
     whole = registry.image_manifest("edited")
 
     def without(*titles: str) -> list[dict[str, Any]]:
@@ -268,7 +326,7 @@ def test_an_image_manifest_that_was_changed(
     registry.put("edited", whole | {"layers": renamed("../outside")})  # which nobody asks for
     target = tmp_path / "target"
     pull(registry.reference("edited"), target)
-    assert contents(target) == contents(bundle)
+    assert shared(target) == {name for name in shared(bundle) if not name.startswith(ENGINE)}
     assert pushed != OciSource(registry.reference("edited")).reference
 
 
@@ -303,7 +361,7 @@ def test_command_line(
     assert main(["push", str(bundle), str(registry.reference("cli"))]) == 0
     pushed = capsys.readouterr().out.removeprefix("pushed ").strip()
     assert parse_reference(pushed)
-    assert main(["pull", pushed, str(tmp_path / "target")]) == 0
+    assert main(["pull", pushed, str(tmp_path / "target"), "--engines", "all"]) == 0
     assert contents(tmp_path / "target") == contents(bundle)
 
 

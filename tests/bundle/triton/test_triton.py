@@ -2,18 +2,29 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from light_bundle import write_bundle
 
-from pipeline.bundle.triton.repository import MAX_BATCH, max_batch, padded_lengths, write_triton
+from pipeline.bundle.engine_writing import write_engine
+from pipeline.bundle.engines import open_parent
+from pipeline.bundle.triton.manifest import triton_problems
+from pipeline.bundle.triton.repository import (
+    MAX_BATCH,
+    max_batch,
+    padded_lengths,
+    refresh_triton,
+    write_triton,
+)
 from pipeline.bundle.triton.tokenizer_step import TokenizerStep, TritonPythonModel
 from pipeline.config import EngineChoice, EngineConfig
 from pipeline.contracts import Engine, OnnxModel, Profile, SourceModel
@@ -61,13 +72,13 @@ def write(
     bundle: Path, source: SourceModel, model: OnnxModel, engines: Sequence[Engine] = ()
 ) -> Path:
     """Write a repository into a bundle of the files it reads, and return it."""
-    (bundle / "engines").mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (bundle / name).write_bytes((source.assets / name).read_bytes())
-    (bundle / "model.onnx").write_bytes(model.path.read_bytes())
-    for plan in engines:
-        (bundle / "engines" / plan.path.name).write_bytes(plan.path.read_bytes())
-    write_triton(bundle, source, model, engines)
+    write_bundle(bundle, source, model)
+    parent = open_parent(bundle)
+    added = [
+        write_engine(bundle / "engines", plan, parent, measured={}, settings={}, environment={})
+        for plan in engines
+    ]
+    write_triton(bundle / "triton", parent, added)
     return bundle / "triton"
 
 
@@ -105,6 +116,68 @@ def plans(
         engine(directory, tiny_fp32, "sm_120", most=16),
     ]
     return write(directory / "bundle", prompted, tiny_fp32, engines)
+
+
+def test_the_latest_version_and_one_set_of_profiles(
+    prompted: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
+) -> None:
+    """An engine is added on another machine, with another TensorRT or other settings."""
+    old = engine(tmp_path, tiny_fp32, "sm_89")
+    new = dataclasses.replace(old, runtime_version="11.10.0")
+    single = Profile(min=(1, 1), opt=(1, 48), max=(1, 48))
+    other = dataclasses.replace(engine(tmp_path, tiny_fp32, "sm_90"), profiles=(single,))
+    written = write(tmp_path / "bundle", prompted, tiny_fp32, [old, new, other])
+    plans = dict(read_config(written / "tiny_encoder").cc_model_filenames)
+    assert plans == {"8.9": "tensorrt-11.10.0-sm_89.plan"}
+
+
+def test_refreshed_for_an_engine_that_was_added(
+    prompted: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    write(bundle, prompted, tiny_fp32)
+    parent = open_parent(bundle)
+    assert list(triton_problems(parent, [])) == []
+    added = write_engine(
+        bundle / "engines",
+        engine(tmp_path, tiny_fp32, "sm_89"),
+        parent,
+        measured={},
+        settings={},
+        environment={},
+    )
+    refresh_triton(parent, [added])
+    assert dict(read_config(bundle / "triton" / "tiny_encoder").cc_model_filenames) == {
+        "8.9": "tensorrt-11.2.1-sm_89.plan"
+    }
+    assert list(triton_problems(parent, [added])) == []
+    assert [path.name for path in bundle.iterdir() if path.name.startswith(".")] == []
+    (problem,) = triton_problems(parent, [])
+    assert "made with an engine tensorrt-11.2.1-sm_89 that is not there" in problem
+
+
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (lambda t: (t / "tiny" / "config.pbtxt").write_text("x"), "config.pbtxt: 1 bytes"),
+        (lambda t: (t / "more").write_text("x"), "more: not in the manifest of triton/"),
+        (lambda t: (t / "manifest.json").unlink(), "manifest.json: No such file"),
+        (lambda t: (t / "manifest.json").write_text("{"), "manifest.json: not JSON"),
+        (
+            lambda t: (t.parent / "manifest.json").write_text(
+                (t.parent / "manifest.json").read_text() + " "
+            ),
+            "manifest.json: made of the bundle with manifest sha256",
+        ),
+    ],
+)
+def test_tampered_repository(
+    repository: Path, tmp_path: Path, tamper: Callable[[Path], Any], named: str
+) -> None:
+    bundle = shutil.copytree(repository.parent, tmp_path / "bundle")
+    tamper(bundle / "triton")
+    (problem,) = triton_problems(open_parent(bundle), [])
+    assert named in problem
 
 
 @pytest.fixture(params=["repository", "plans"])
@@ -161,8 +234,8 @@ def test_plan_for_each_compute_capability(plans: Path) -> None:
     config = read_config(plans / "tiny_encoder")
     assert config.platform == "tensorrt_plan"
     assert dict(config.cc_model_filenames) == {
-        "8.9": "tensorrt-sm_89.plan",
-        "12.0": "tensorrt-sm_120.plan",
+        "8.9": "tensorrt-11.2.1-sm_89.plan",
+        "12.0": "tensorrt-11.2.1-sm_120.plan",
     }
     files = {path.name for path in (plans / "tiny_encoder" / "1").iterdir()}
     assert files == set(config.cc_model_filenames.values())
@@ -218,8 +291,8 @@ def test_files_are_links_and_move_one_by_one(either: Path) -> None:
         assert path.is_file() or any(path.iterdir())
     pairs = [(bundle / "tokenizer.json", either / "tiny_tokenizer" / "1" / "tokenizer.json")]
     for path in (either / "tiny_encoder" / "1").iterdir():
-        place = bundle / "engines" if path.suffix == ".plan" else bundle
-        pairs.append((place / path.name, path))
+        plan = bundle / "engines" / path.stem / "model.plan"
+        pairs.append((plan if path.suffix == ".plan" else bundle / path.name, path))
     assert len(pairs) > 1
     for original, link in pairs:
         assert original.samefile(link)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.contracts import OnnxModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.measure.quality.invariance import by_rank, measure_invariance
+from pipeline.runtime.invariance import by_rank, measure_invariance
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 

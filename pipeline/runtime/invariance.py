@@ -31,10 +31,10 @@ class Invariance:
 
 
 def measure_invariance(
-    encoder: Encoder, tokenizer: Tokenizer, rows: Sequence[TokenRow]
+    encoder: Encoder, tokenizer: Tokenizer, rows: Sequence[TokenRow], limit: int = TEXTS
 ) -> Invariance:
-    """Encode up to ``TEXTS`` texts of ``rows``, from the shortest to the longest, three ways."""
-    chosen = by_rank(rows, TEXTS)
+    """Encode up to ``limit`` texts of ``rows``, from the shortest to the longest, three ways."""
+    chosen = by_rank(rows, limit)
     longest = len(chosen[-1].ids)
     alone = np.concatenate([_encode(encoder, tokenizer.pad([row])) for row in chosen])
     padded = np.concatenate(
