@@ -61,7 +61,9 @@ def test_what_it_says(bom: Data, manifest: Data, tiny_source: SourceModel) -> No
     weights = parts["tiny"]
     assert weights["hashes"] == [{"alg": "SHA-256", "content": tiny_source.sha256}]
     assert str(tiny_source.path) not in json.dumps(bom)
-    assert parts[PLAN]["hashes"][0]["content"] == manifest["files"][PLAN]["sha256"]
+    for step in manifest["lineage"][1:]:
+        assert parts[step["artifact"]]["hashes"][0]["content"] == step["sha256"]
+    assert PLAN not in parts  # an engine is made of the bundle, and no part of it
     assert parts["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     calibration = int8()["quantization"]["calibration"]
     assert parts["calibration text"]["hashes"][0]["content"] == calibration["sha256"]

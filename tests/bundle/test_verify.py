@@ -212,7 +212,7 @@ def test_tampered_plan(
     with pytest.raises(BundleError, match=named):
         load(bundle, engine)
     assert opened == []
-    assert ".plan" in refused(capsys, str(bundle))
+    assert "/engines" in refused(capsys, str(bundle))
 
 
 def test_an_engine_for_another_version(

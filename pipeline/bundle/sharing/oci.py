@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from pipeline.bundle.manifest import MANIFEST, MAX_BYTES
 from pipeline.bundle.sharing.oci_manifests import (
