@@ -55,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.triton:
             write_repository(parent)
             return 0
-        for added in build_engines(parent, _order(options)):
-            print(render(added))
+        added = build_engines(parent, _order(options))
+        for each in added:
+            print(render(each))
+        if not added:
+            print("nothing added: what can be built here is there")
     except BusyError as error:
         print(error, file=sys.stderr)
         return 0 if options.if_missing else 1

@@ -8,8 +8,8 @@ same major version, from the version that built it on
 import importlib
 import re
 
+from pipeline.engines import tensorrt
 from pipeline.engines.gpu import find_gpu, is_installed
-from pipeline.engines.tensorrt import obstacle
 
 MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
 """The package's own name, and the wheel that does the work and can be imported by itself."""
@@ -28,7 +28,7 @@ def plan_module(
     The runtime that built it comes first; the lean runtime loads version-compatible plans of
     TensorRT only.
     """
-    reason = obstacle(runtime, version, target)
+    reason = tensorrt.obstacle(runtime, version, target)
     if reason is None:
         return runtime, None
     module = lean_module() if runtime == "tensorrt" else None

@@ -22,7 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_lean", installed)
     monkeypatch.setattr(lean, "is_installed", lambda name: name == "tensorrt_lean")
     monkeypatch.setattr(lean, "find_gpu", lambda: ADA)
-    monkeypatch.setattr(lean, "obstacle", lambda *_: WHY)
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: WHY)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_which_plans(
 
 
 def test_what_built_it_comes_first(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "obstacle", lambda *_: None)
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
     found = lean.plan_module("tensorrt", "11.1.0", "sm_89", version_compatible=True)
     assert found == ("tensorrt", None)
 

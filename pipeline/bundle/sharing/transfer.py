@@ -26,7 +26,7 @@ from pipeline.bundle.triton.repository import write_triton
 from pipeline.bundle.verification import require_verified
 from pipeline.config import PublishConfig
 from pipeline.contracts import sha256_file
-from pipeline.engines.tensorrt import obstacle
+from pipeline.engines.lean import plan_module
 from pipeline.errors import BundleError, PublishError, ShareError
 
 log = logging.getLogger(__name__)
@@ -210,8 +210,13 @@ def _fetch_engines(
         place = f"{ENGINES}/{name}"
         source.fetch(f"{place}/{MANIFEST}", parent.root)
         engine = read_engine(parent.root / place, parent)
-        reason = obstacle(engine.runtime, engine.version, engine.target) if wanted == HERE else None
-        if reason is not None:
+        module, reason = plan_module(
+            engine.runtime,
+            engine.version,
+            engine.target,
+            version_compatible=engine.version_compatible,
+        )
+        if wanted == HERE and module is None:
             log.info("%s: left there: %s", name, reason)
             shutil.rmtree(engine.root)
             continue

@@ -242,7 +242,7 @@ def test_a_puller_gets_its_own(
         seen.append(target)
         return None if target == "sm_90" else "another GPU"
 
-    monkeypatch.setattr("pipeline.bundle.sharing.transfer.obstacle", obstacle)
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", obstacle)
     target = tmp_path / "target"
     pull(registry.reference("fleet"), target)
     assert [path.name for path in (target / "engines").iterdir()] == [hopper]
