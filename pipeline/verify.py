@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundle.engines import ENGINE_GRAPH
 from pipeline.bundle.lineage import lineage_tree
 from pipeline.bundle.verification import Verification, verify_bundle
 from pipeline.errors import PipelineError
@@ -114,7 +113,7 @@ def render(
         where = "" if inside else f"  {model.get('id')}" if depth == 0 else "  (not in the bundle)"
         indented = "  " * depth + artifact
         lines.append(f"    {indented:<44}{sha256[:12]}{where}")
-        for engine in found.engines if artifact == ENGINE_GRAPH else ():
+        for engine in found.engines if sha256 == found.parent.graph_sha256 else ():
             indented = "  " * (depth + 1) + engine.file
             plan = engine.manifest["files"]["model.plan"]["sha256"]
             lines.append(f"    {indented:<44}{plan[:12]}  manifest {engine.manifest_sha256[:12]}")

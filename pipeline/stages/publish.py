@@ -238,8 +238,9 @@ def _lineage(source: SourceModel, fp32_sha256: str, graphs: Graphs) -> list[dict
     ]
     made = {source.sha256, fp32_sha256}
     model, buildable = graphs.portable, graphs.buildable
+    as_made = buildable.sha256 == buildable.source_sha256  # no weights of it are shared
     steps = [
-        ("engine graph", buildable.source_sha256, fp32_sha256),
+        (ENGINE_GRAPH if as_made else "engine graph", buildable.source_sha256, fp32_sha256),
         ("model.onnx", model.sha256, model.source_sha256),
         (ENGINE_GRAPH, buildable.sha256, buildable.source_sha256),
     ]
