@@ -105,7 +105,7 @@ class Graphs:
 
     ``portable`` is the ``model.onnx`` of the bundle (int8: uint8 activations with zero point
     128, the form ONNX Runtime's CPU kernels are fast on). ``buildable`` is what TensorRT
-    accepts (int8: zero point 0), the bundle's ``tensorrt/model.onnx``. Until ``share_weights`` they
+    accepts (int8: zero point 0), the bundle's ``tensorrt/model.onnx``. Until ``optimize`` they
     may be the same file. ``cuda`` is the bundle's ``cuda/model.onnx``, fused for ONNX Runtime on
     CUDA, None where ``portable`` is the fastest there too.
     """

@@ -191,7 +191,7 @@ def quantize(
 
 
 def optimize(stages: Stages, model: Model, graphs: Graphs, texts: Sequence[str]) -> Graphs:
-    """Return the graphs with a faster ``model.onnx``, whatever the text that it is checked on."""
+    """Return the graphs rewritten for who runs them, whatever the text that they are checked on."""
 
     def make(out: Path) -> Graphs:
         from pipeline.stages.optimize import optimize

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -183,26 +184,36 @@ def test_pooling_reads_the_mask_as_it_is(tiny_fp32: OnnxModel) -> None:
     assert repeated() == 0
 
 
-def test_fp16_is_left_as_it_is(tiny_fp32: OnnxModel, tiny_source: SourceModel) -> None:
-    half = OnnxModel(
-        path=tiny_fp32.path,
-        sha256=tiny_fp32.sha256,
-        precision=NumericType.fp16,
-        inputs=tiny_fp32.inputs,
-        outputs=tiny_fp32.outputs,
-        source_sha256=tiny_fp32.source_sha256,
-    )
+def test_fp16_is_not_fused_for_cpus(
+    tiny_fp32: OnnxModel, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
+) -> None:
+    half = replace(tiny_fp32, precision=NumericType.fp16)
     graphs = Graphs(portable=half, buildable=half)
-    assert optimize(graphs, tiny_source, ["a"], Path("/nowhere")) is graphs
+    optimized = optimize(graphs, tiny_source, evaluation_texts, tmp_path / "out")
+    assert optimized.portable is half
+    assert optimized.buildable.source_sha256 == half.sha256
 
 
-def test_the_engines_graph_is_not_touched(
+def test_what_runs_on_cpus_is_not_what_engines_are_built_from(
     tiny_int8: Graphs, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
 ) -> None:
     graphs = optimize(tiny_int8, tiny_source, evaluation_texts, tmp_path / "out")
-    assert graphs.buildable is tiny_int8.buildable
-    assert graphs.portable.source_sha256 == tiny_int8.portable.source_sha256
+    assert "MultiHeadAttention" not in operators(graphs.buildable.path)
+    for after, before in (
+        (graphs.portable, tiny_int8.portable),
+        (graphs.buildable, tiny_int8.buildable),
+    ):
+        assert after.path != before.path
+        assert after.source_sha256 == before.source_sha256  # the graph before does not ship
     assert graphs.quantization is tiny_int8.quantization
+
+
+def test_nothing_to_rewrite_leaves_a_graph_as_it_is(
+    tiny_int8: Graphs, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
+) -> None:
+    once = optimize(tiny_int8, tiny_source, evaluation_texts, tmp_path / "once")
+    again = optimize(once, tiny_source, evaluation_texts, tmp_path / "again")
+    assert again.buildable is once.buildable
 
 
 def test_a_rewrite_that_changes_the_vectors_is_refused(
