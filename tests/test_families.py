@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
 from architectures import make_tokenizer
 from families import FAMILIES, Family, save_family
@@ -30,6 +31,7 @@ from pipeline.engines import Encoder
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.layers.records import read_layers
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.graph.engine_forms.rewrite import rewrite_for_engines
 from pipeline.graph.files import load_graph
 from pipeline.measure.plan_gates import apply_plan_gates, promise_of
 from pipeline.quant.refine.torch_graph import TorchGraph
@@ -189,6 +191,21 @@ def test_attention_is_one_operator_only_where_the_mask_is_padding(built: Built) 
     assert len(fused) == built.family.fused
 
 
+def test_the_rewrites_for_engines_are_exact(built: Built, sample: Dataset, tmp_path: Path) -> None:
+    """Rotary and grouped-query attention stay as they are; what is rewritten computes the same."""
+    graph = load_graph(built.fp32)
+    assert rewrite_for_engines(graph)["pack_projections"] == built.family.fused
+    ir.save(graph, tmp_path / "engine.onnx")
+    tokenizer = Tokenizer(built.source.assets, max_length=built.source.max_length)
+    rows = tokenizer.rows(["", *sample.evaluation[:40]])
+    before, after = (OnnxRuntimeEncoder(p) for p in (built.fp32.path, tmp_path / "engine.onnx"))
+    wide = tokenizer.pad(rows[:3], length=built.source.max_length)
+    for batch in (tokenizer.pad(rows), wide, *(tokenizer.pad([row]) for row in rows[:4])):
+        expected, observed = before.encode(batch), after.encode(batch)
+        assert row_cosines(expected, observed).min() >= 0.999999
+        np.testing.assert_allclose(observed, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_fp16_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
     half = cast(built.fp32, built.source, built.calibration, built.root / "cast")
     assert built.cosines(OnnxRuntimeEncoder(half.path), evaluation_texts).min() >= 0.999
@@ -240,7 +257,8 @@ def test_openvino_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
 def test_a_tensorrt_rtx_plan_runs_what_int8_says(built: Built, tmp_path: Path) -> None:
     config = EngineConfig()
     profiles = make_profiles(config, max_length=built.source.max_length)[:1]
-    engine = build(built.int8.buildable, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
+    engines = optimize(built.int8, built.source, built.calibration, tmp_path / "forms").buildable
+    engine = build(engines, "tensorrt_rtx", profiles, config, tmp_path, tmp_path)
     assert engine.layers is not None
     gates = apply_plan_gates(
         read_layers(engine.layers),

@@ -118,7 +118,12 @@ def _operations(
 
 
 def _gemms(layer: RawLayer, graph: GraphFacts) -> tuple[str, ...]:
-    known = tuple(name for name in layer.nodes if name in graph.gemms)
+    known = tuple(
+        name
+        for node in layer.nodes
+        if node in graph.gemms
+        for name in graph.packed.get(node, (node,))
+    )
     return known or (layer.name,)
 
 

@@ -1,8 +1,8 @@
 """Read what a plan's ONNX graph says of its nodes: operators, sizes, linear GEMMs, attention."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 KEPT_FP32 = "kept_fp32"
 """Key in the metadata of nodes that the cast to fp16 leaves in fp32; the value says why."""
+
+PACKED = "packs"
+"""Key in the metadata of a MatMul that computes several at once; the value names those."""
 
 _GEMMS = ("MatMul", "Gemm", "MatMulInteger", "FusedMatMul")
 _ATTENTION = ("Attention", "MultiHeadAttention")
@@ -35,7 +38,7 @@ class GraphFacts:
     ``gemms`` are the linear GEMMs, each with the shape of its weight; ``attention`` the nodes that
     mark an attention block each (Softmax, or the Attention operator), in order; ``products`` holds
     the two matrix products of each. ``kept_fp32`` are the matrix products that the cast to fp16
-    left in fp32, and says so.
+    left in fp32, and says so; ``packed`` the names of the GEMMs that one computes.
     """
 
     nodes: Mapping[str, NodeFacts]
@@ -43,6 +46,7 @@ class GraphFacts:
     attention: tuple[str, ...]
     products: Mapping[str, frozenset[str]]
     kept_fp32: tuple[str, ...] = ()
+    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 NO_GRAPH = GraphFacts(nodes={}, gemms={}, attention=(), products={})
@@ -61,7 +65,7 @@ def read_graph(path: Path) -> GraphFacts:
         for value in (*graph.value_info, *graph.output, *graph.input)
         if value.type.tensor_type.HasField("shape")
     }
-    constants = _constants(graph)
+    constants = _constants(graph, shapes)
     first = shapes.get("input_ids") or next(
         (shapes[value.name] for value in graph.input if value.name in shapes), []
     )
@@ -81,23 +85,35 @@ def read_graph(path: Path) -> GraphFacts:
         for node in graph.node
         if any(prop.key == KEPT_FP32 for prop in node.metadata_props)
     )
+    packed = {
+        node.name: tuple(prop.value.split())
+        for node in graph.node
+        for prop in node.metadata_props
+        if prop.key == PACKED
+    }
     return GraphFacts(
         nodes=nodes,
         gemms=gemms,
         attention=tuple(products),
         products=products,
         kept_fp32=kept,
+        packed=packed,
     )
 
 
-def _constants(graph: "onnx.GraphProto") -> dict[str, tuple[int, ...]]:
-    """Return the shapes of constants, and of what is computed from one alone."""
+def _constants(
+    graph: "onnx.GraphProto", shapes: Mapping[str, Sequence[str | int | None]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of constants, and of what is computed from constants alone."""
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type in ("DequantizeLinear", "Cast", "Transpose", "QuantizeLinear"):
             dims = found.get(node.input[0])
             if dims is not None:
                 found[node.output[0]] = dims[::-1] if node.op_type == "Transpose" else dims
+        elif node.op_type in ("Concat", "Reshape") and all(name in found for name in node.input):
+            shape = shapes.get(node.output[0], ())
+            found[node.output[0]] = tuple(dim for dim in shape if isinstance(dim, int))
     return found
 
 
