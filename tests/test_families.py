@@ -194,7 +194,8 @@ def test_attention_is_one_operator_only_where_the_mask_is_padding(built: Built) 
 def test_the_rewrites_for_engines_are_exact(built: Built, sample: Dataset, tmp_path: Path) -> None:
     """Rotary and grouped-query attention stay as they are; what is rewritten computes the same."""
     graph = load_graph(built.fp32)
-    assert rewrite_for_engines(graph)["pack_projections"] == built.family.fused
+    made = rewrite_for_engines(graph)
+    assert made["pack_projections"] == made["sequence_first"] == built.family.fused
     ir.save(graph, tmp_path / "engine.onnx")
     tokenizer = Tokenizer(built.source.assets, max_length=built.source.max_length)
     rows = tokenizer.rows(["", *sample.evaluation[:40]])

@@ -7,6 +7,7 @@ sequence, 3 x size]``, which one kernel splits.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,50 @@ Steps = tuple[Array, Array]
 """Scales and zero points of an int8 weight, one a channel each."""
 
 
-def pack_projections(graph: ir.Graph) -> int:
-    """Pack the projections of every block of attention that allows it; return of how many.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedAttention:
+    """A block of attention behind one GEMM, and the nodes that split its output into heads.
+
+    ``view`` reshapes, ``turn`` brings the heads to the front, ``cut`` splits query, key and value,
+    ``back`` turns the key.
+    """
+
+    block: AttentionBlock
+    gemm: ir.Node
+    view: ir.Node
+    turn: ir.Node
+    cut: ir.Node
+    back: ir.Node
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but a scale and casts stand between heads, GEMMs and softmax."""
+        block, (query, _, value) = self.block, self.cut.outputs
+        probabilities = block.context.inputs[0]
+        return (
+            _unscaled(block.scores.inputs[0]) is query
+            and _unscaled(block.scores.inputs[1]) is self.back.outputs[0]
+            and block.context.inputs[1] is value
+            and _uncast(probabilities) is block.softmax.outputs[0]
+            and block.merge.inputs[0] is block.context.outputs[0]
+            and block.last.inputs[0] is block.merge.outputs[0]
+        )
+
+
+def pack_projections(graph: ir.Graph) -> list[PackedAttention]:
+    """Pack the projections of every block of attention that allows it; return those blocks.
 
     A block stays as it is where its three GEMMs do not read one tensor, or one of them is quantized
     and another is not.
     """
     order = {node: index for index, node in enumerate(graph)}
-    count = 0
+    packed = []
     for block in find_attention_blocks(graph):
         if not _fit_together(block):
             continue
         first = min((part.gemm for part in block.projections), key=order.__getitem__)
-        _Packing(graph, block).write(before=first)
-        count += 1
-    return count
+        packed.append(_Packing(graph, block).write(before=first))
+    return packed
 
 
 def _fit_together(block: AttentionBlock) -> bool:
@@ -83,6 +113,16 @@ def _bias(part: Projection) -> Array | None:
     return next((array for array in arrays if array is not None), None)
 
 
+def _unscaled(value: ir.Value | None) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type in ("Mul", "Div") else value
+
+
+def _uncast(value: ir.Value | None) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "Cast" else value
+
+
 class _Packing:
     """The packed form of one block, written node by node."""
 
@@ -93,7 +133,7 @@ class _Packing:
         self.kind = block.query.heads.type
         self.nodes: list[ir.Node] = []
 
-    def write(self, *, before: ir.Node) -> None:
+    def write(self, *, before: ir.Node) -> PackedAttention:
         """Give attention its heads from one GEMM, under the names that they had."""
         block, size = self.block, self.block.size
         dims = block.query.heads.shape
@@ -127,6 +167,7 @@ class _Packing:
             end.name, end.type, end.shape = old.name, old.type, old.shape
             old.name = f"{old.name}.apart"
             old.replace_all_uses_with(end)
+        return PackedAttention(block=block, gemm=gemm, view=view, turn=turn, cut=cut, back=back)
 
     def _weight(self) -> ir.Value:
         """Return the packed weight.
