@@ -4,7 +4,16 @@ from pipeline.engines.layers.graph import GraphFacts
 from pipeline.engines.layers.raw import RawLayer
 from pipeline.engines.layers.records import Kind
 
-NO_KERNELS = {"signal", "wait", "shape_call", "shape", "constant", "assertion"}
+NO_KERNELS = {
+    "signal",
+    "wait",
+    "shape_call",
+    "shape",
+    "constant",
+    "assertion",
+    "shapehosttodevice",
+    "shapedevicetohost",
+}
 """Layer types that start nothing on the device: waiting streams, shapes on the host."""
 
 _GEMM_TYPES = {

@@ -1,11 +1,20 @@
 """Turn a builder's list into records: one for each kernel of each optimization profile."""
 
 from collections.abc import Sequence
+from math import prod
 
 from pipeline.engines.layers.classify import classify, is_kernel
 from pipeline.engines.layers.graph import NO_GRAPH, GraphFacts
 from pipeline.engines.layers.raw import RawLayer, RawTensor
-from pipeline.engines.layers.records import EngineLayers, Kind, Layer, Size, Tensor, static_elements
+from pipeline.engines.layers.records import (
+    ITEM_BYTES,
+    EngineLayers,
+    Kind,
+    Layer,
+    Size,
+    Tensor,
+    static_elements,
+)
 from pipeline.engines.layers.sizes import size_constant, size_input, size_outputs
 
 _EPILOGUE = {"Add", "Mul", "Div", "Sub", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid", "Silu", "Clip"}
@@ -18,7 +27,12 @@ def describe_layers(
 ) -> EngineLayers:
     """Return a plan's kernels, with sizes and kinds; what starts no kernel is left out."""
     made: dict[tuple[int, str], tuple[RawTensor, Size]] = {}
-    layers = [_describe(layer, made, graph) for layer in raw if is_kernel(layer)]
+    profiles = _profiles(raw)
+    layers = [
+        _describe(layer, place, made, graph)
+        for layer, place in zip(raw, profiles, strict=True)
+        if is_kernel(layer)
+    ]
     return EngineLayers(
         runtime=runtime,
         runtime_version=runtime_version,
@@ -28,13 +42,25 @@ def describe_layers(
     )
 
 
+def _profiles(raw: Sequence[RawLayer]) -> list[int]:
+    """Return each layer's optimization profile: what any layer of its compiled graph is marked."""
+    of_graph: dict[int | None, int] = {}
+    for layer in raw:
+        if layer.graph is not None:
+            of_graph[layer.graph] = max(of_graph.get(layer.graph, 0), layer.marked_profile)
+    return [of_graph.get(layer.graph, layer.marked_profile) for layer in raw]
+
+
 def _describe(
-    layer: RawLayer, made: dict[tuple[int, str], tuple[RawTensor, Size]], graph: GraphFacts
+    layer: RawLayer,
+    profile: int,
+    made: dict[tuple[int, str], tuple[RawTensor, Size]],
+    graph: GraphFacts,
 ) -> Layer:
-    profile, kind = layer.profile, classify(layer, graph)
+    kind = classify(layer, graph)
     here = {name: found for (at, name), found in made.items() if at == profile}
     inputs = [size_input(tensor, here) for tensor in layer.inputs]
-    weight = _weight(layer) if kind is Kind.gemm else None
+    weight = _weight(layer, graph) if kind is Kind.gemm else None
     outputs = size_outputs(layer, inputs, weight, graph)
     made.update(
         ((profile, tensor.name), (tensor, size))
@@ -52,7 +78,7 @@ def _describe(
         outputs=_tensors(layer.outputs, outputs),
         nodes=layer.nodes,
         tactic=layer.tactic.strip(", "),
-        type=_computed_in(layer) if products else None,
+        type=_computed_in(layer, kind) if products else None,
         operations=_operations(layer, kind, inputs, outputs, weight),
         gemms=_gemms(layer, graph) if weight is not None else (),
         epilogue=weight is not None and _keeps_epilogue(layer, graph),
@@ -66,10 +92,11 @@ def _tensors(raw: Sequence[RawTensor], sizes: Sequence[Size]) -> tuple[Tensor, .
     )
 
 
-def _weight(layer: RawLayer) -> int | None:
+def _weight(layer: RawLayer, graph: GraphFacts) -> int | None:
     """Return the elements of a linear GEMM's constant matrix, or matrices where it has several.
 
-    Where a list leaves constants out, a product of one computed tensor is taken for one.
+    Where a list leaves constants out, or a kernel before has dequantized them, the graph knows;
+    without it a product of one computed tensor is taken for one.
     """
     computed = [tensor for tensor in layer.inputs if len(tensor.dims) > 1]
     if not computed or not layer.outputs:
@@ -82,16 +109,25 @@ def _weight(layer: RawLayer) -> int | None:
     ]
     if matrices:
         return max(matrices)
+    known = [prod(graph.gemms[name]) for name in layer.nodes if name in graph.gemms]
+    if known:
+        return sum(known)
     width = layer.outputs[0].dims[-1]
     return depth * width if len(computed) == 1 and not layer.constants else None
 
 
-def _computed_in(layer: RawLayer) -> str:
-    """Return the type of the first thing that is multiplied; masks and lengths are none."""
+def _computed_in(layer: RawLayer, kind: Kind) -> str:
+    """Return the type of what is multiplied; masks and lengths are not.
+
+    A GEMM of an int8 and a wider tensor converts the one and computes in the other.
+    """
     types = [
         tensor.type for tensor in layer.inputs if tensor.type not in ("bool", "int32", "int64")
     ]
-    return types[0] if types else "unknown"
+    if kind is Kind.attention:
+        return types[0] if types else "unknown"
+    types += [t.type for t in layer.constants if sum(size > 1 for size in t.dims) >= 2]
+    return max(types, key=lambda name: ITEM_BYTES.get(name, 0), default="unknown")
 
 
 def _operations(

@@ -55,13 +55,17 @@ class RawLayer:
         return tuple(dict.fromkeys(found))
 
     @property
-    def profile(self) -> int:
-        """The optimization profile it belongs to: each profile is compiled on its own."""
+    def graph(self) -> int | None:
+        """The number of the compiled graph it is in: a profile has one, or several."""
         place = _PLACE.search(self.name)
-        if place is not None:
-            return int(place[1])
-        marked = re.search(r"\[profile (\d+)\]", self.name)
-        return int(marked[1]) if marked is not None else 0
+        return None if place is None else int(place[1])
+
+    @property
+    def marked_profile(self) -> int:
+        """The optimization profile that a name in it is marked with; names of the first are not."""
+        names = (self.name, *(t.name for t in (*self.inputs, *self.constants, *self.outputs)))
+        found = (re.search(r"\[profile (\d+)\]", name) for name in names)
+        return max((int(mark[1]) for mark in found if mark is not None), default=0)
 
     @property
     def operators(self) -> tuple[str, ...]:

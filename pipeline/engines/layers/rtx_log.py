@@ -16,13 +16,14 @@ from pipeline.engines.layers.raw import RawLayer, RawTensor, numeric_type
 
 HEAD = "Layers:"
 
+_LIST = r"\[\]|\[ \{.*?\}\]"
 _LAYER = re.compile(
-    r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: (?P<inputs>\[.*?\]), "
-    r"Constants: (?P<constants>\[.*?\]), Outputs: (?P<outputs>\[.*?\]), "
-    r"TacticName: (?P<tactic>.*?), StreamId: .*?Metadata: (?P<metadata>.*)$"
+    rf"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: (?P<inputs>{_LIST})"
+    rf"(?:, Constants: (?P<constants>{_LIST}))?, Outputs: (?P<outputs>{_LIST})"
+    r"(?:, TacticName: (?P<tactic>.*?))?, (?:\w+: .*?, )?StreamId: .*?Metadata: (?P<metadata>.*)$"
 )
 _TENSOR = re.compile(
-    r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\](?:, Strides: "
+    r"\{ Name: (?P<name>.*?), (?:Location: \w+, )?Dimensions: \[(?P<dims>[-\d,]*)\](?:, Strides: "
     r"\[(?P<strides>[-\d,]*)\])?.*?Datatype: (?P<type>\w+)"
 )
 
@@ -45,9 +46,9 @@ def _parse_layer(line: str) -> RawLayer:
         name=match["name"],
         layer_type=match["type"],
         inputs=_tensors(match["inputs"]),
-        constants=_tensors(match["constants"]),
+        constants=_tensors(match["constants"] or ""),
         outputs=_tensors(match["outputs"]),
-        tactic=match["tactic"],
+        tactic=match["tactic"] or "",
         metadata=match["metadata"],
     )
 

@@ -48,7 +48,7 @@ def described(raw: Sequence[RawLayer]) -> EngineLayers:
 def test_a_logged_gemm_is_read_whole() -> None:
     gemm = logged("int8")[2]
     assert gemm.name == "node_MatMul_62+node_MatMul_54+node_MatMul_46_myl0_2"
-    assert (gemm.layer_type, gemm.profile, gemm.tactic) == ("gemm", 0, "__myelin_CASK_STUB")
+    assert (gemm.layer_type, gemm.graph, gemm.tactic) == ("gemm", 0, "__myelin_CASK_STUB")
     assert gemm.inputs == (
         RawTensor(
             name="layer_norm.quantized.1_myl0", type="int8", dims=(-1, 384), strides=(384, 1)
@@ -71,15 +71,50 @@ def test_a_log_of_another_form_is_refused() -> None:
         parse_rtx_layers("Layers:\nName: a, Layer: b\n")
 
 
-def test_profiles_are_told_apart() -> None:
+def listed(name: str, read: str, nodes: str = "", written: str = "y") -> str:
+    """A logged line of a GEMM that reads a token tensor."""
+    tensor = "{{ Name: {}, Dimensions: [-1,8], Strides: [8,1], Datatype: Int8, Format: x }}"
+    return (
+        f"Name: {name}, LayerType: gemm, Inputs: [ {tensor.format(read)}], Constants: [], "
+        f"Outputs: [ {tensor.format(written)}], TacticName: x, StreamId: 0, Metadata: {nodes}"
+    )
+
+
+def test_profiles_are_told_apart_by_marks_not_by_the_number_of_compiled_graphs() -> None:
+    lines = [
+        listed("a_myl0_1", "x"),
+        listed("b_myl1_2", "y"),
+        listed("c_myl2_1", "x [profile 1]", "[ONNX Layer: a [profile 1]][ONNX Layer: b]"),
+        listed("d_myl2_2", "y", "[ONNX Layer: d]"),
+    ]
+    raw = parse_rtx_layers("\n".join(["Layers:", *lines]))
+    assert raw[2].nodes == ("a", "b")
+    found = described(raw)
+    assert [layer.profile for layer in found.layers] == [0, 0, 1, 1]
+    assert [layer.name for layer in found.of_profile(1)] == ["c_myl2_1", "d_myl2_2"]
+
+
+def test_copies_of_shapes_to_the_device_are_read_and_are_no_kernels() -> None:
     line = (
-        "Name: node_MatMul_62 [profile 1]+node_MatMul_54 [profile 1]_myl1_2, LayerType: gemm, "
-        "Inputs: [], Constants: [], Outputs: [], TacticName: x, StreamId: 0, "
-        "Metadata: [ONNX Layer: node_MatMul_62 [profile 1]][ONNX Layer: b]"
+        "Name: [ShapeHostToDeviceCopy 0], LayerType: ShapeHostToDevice, Inputs: [], Outputs: "
+        "[ { Name: (Unnamed Layer* 798) [Shuffle]_output, Location: Device, Dimensions: [1], "
+        "Datatype: Int64, Format: not available }], ParameterType: ShapeH2D, shapeValues0: [-7], "
+        "TacticValue: 0x0, StreamId: 0, Metadata: "
     )
     (layer,) = parse_rtx_layers(f"Layers:\n{line}")
-    assert layer.profile == 1
-    assert layer.nodes == ("node_MatMul_62", "b")
+    assert layer.outputs[0].type == "int64"
+    assert described([layer]).layers == ()
+
+
+def test_a_gemm_that_converts_int8_first_computes_in_the_wider_type() -> None:
+    tensor = "{{ Name: {}, Dimensions: [-1,8], Strides: [8,1], Datatype: {}, Format: x }}"
+    line = (
+        f"Name: __myl_CastMulFc_myl0_3, LayerType: runtime_fusion, Inputs: "
+        f"[ {tensor.format('x', 'Int8')}, {tensor.format('w', 'Half')}], Constants: [], Outputs: "
+        f"[ {tensor.format('y', 'Half')}], TacticName: , StreamId: 0, Metadata: [ONNX Layer: a]"
+    )
+    (layer,) = described(parse_rtx_layers(f"Layers:\n{line}")).layers
+    assert (layer.kind, layer.type) == (Kind.gemm, "fp16")
 
 
 @pytest.mark.parametrize(
