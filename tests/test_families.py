@@ -54,8 +54,8 @@ PLAN_FAULTS = {
     "Gemma3TextConfig": {"plan.attention_fused"},
     "Qwen3Config": {"plan.attention_fused"},
 }
-"""What TensorRT-RTX 1.7.1 makes of the others: it dequantizes ModernBERT's joined query, key and value
-weights and computes them in fp16, and leaves some causal attention in parts."""
+"""What TensorRT-RTX 1.7.1 does otherwise: it dequantizes ModernBERT's joined query, key and value
+weights and computes them in fp16, and leaves some masked attention in parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
