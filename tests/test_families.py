@@ -156,7 +156,7 @@ def test_every_length_and_padding_equals_the_sentence_transformer(
     for path in (built.fp32.path, built.optimized.portable.path):
         engine = OnnxRuntimeEncoder(path)
         encoder = built.encoder(engine)
-        rows = encoder.tokenizer.rows([built.source.prefix + text for text in texts])
+        rows = encoder.tokenizer.rows(texts, built.source.prefix)
         padded = encoder.tokenizer.pad(rows)
         wider = encoder.tokenizer.pad(rows[:4], length=built.source.max_length)
         for observed in (

@@ -49,7 +49,7 @@ def open_bench(bundle: Path, model: Path | None, scratch: Path, *, quick: bool) 
     sample = load_dataset(DatasetConfig(name="sample", format=DatasetFormat.sample))
     texts = spread(sample.evaluation, QUICK_TEXTS if quick else len(sample.evaluation))
     tokenizer = open_tokenizer(source)
-    rows = tokenizer.rows([source.prefix + text for text in texts])
+    rows = tokenizer.rows(texts, source.prefix)
     reference = TorchEncoder(source, device=Device.auto)
     grid = GridConfig() if reference.device == "cuda" else CPU_GRID
     shapes = grid_shapes(grid.batch, grid.sequence, source.max_length)

@@ -1,6 +1,7 @@
 """Run the reference: the Sentence Transformer itself, in PyTorch fp32."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def load_sentence_transformer(
     return model
 
 
+def limit_length(model: Any, max_length: int) -> None:
+    """Make a loaded model truncate at ``max_length``, wherever its own limit stands."""
+    model.max_seq_length = max_length
+    for settings in (getattr(model[0], "processing_kwargs", None) or {}).values():
+        if isinstance(settings, dict) and "max_length" in settings:
+            settings["max_length"] = max_length
+
+
 def pick_device(device: Device) -> str:
     """Return ``cpu`` or ``cuda`` for the configured device.
 
@@ -84,17 +93,40 @@ class TorchEncoder:
         self.model = load_sentence_transformer(
             source.path, device=self.device, trust_remote_code=source.trust_remote_code
         )
-        known = set(self.model.tokenizer.model_input_names)
-        self.inputs = [name for name in GRAPH_INPUTS if name in known or name != "token_type_ids"]
+        limit_length(self.model, source.max_length)
+        self.inputs = taken_inputs(self.model)
         self._dimension = source.dimension
+        self._prefix = source.prefix
 
-    @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        features = {
-            name: torch.from_numpy(array).to(self.device)
-            for name, array in batch.feed(self.inputs).items()
-        }
-        embedding = self.model(features)["sentence_embedding"][:, : self._dimension]
-        result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()
+        return run_modules(self.model, batch, self.device)[:, : self._dimension]
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
+        """Return what ``SentenceTransformer.encode`` makes of texts, float32 ``[n, dim]``."""
+        result: npt.NDArray[np.float32] = self.model.encode(
+            list(texts),
+            batch_size=batch_size,
+            prompt=self._prefix,
+            truncate_dim=self._dimension,
+            show_progress_bar=False,
+        )
         return result
+
+
+def taken_inputs(model: Any) -> list[str]:
+    """Return the graph inputs that a Sentence Transformer's tokenizer makes for it."""
+    known = set(model.tokenizer.model_input_names)
+    return [name for name in GRAPH_INPUTS if name in known or name != "token_type_ids"]
+
+
+@torch.inference_mode()
+def run_modules(model: Any, batch: TokenBatch, device: str) -> npt.NDArray[np.float32]:
+    """Return what the modules of a Sentence Transformer make of a batch, ``[batch, dim]``."""
+    features = {
+        name: torch.from_numpy(array).to(device)
+        for name, array in batch.feed(taken_inputs(model)).items()
+    }
+    embedding = model(features)["sentence_embedding"]
+    result: npt.NDArray[np.float32] = embedding.float().cpu().numpy()
+    return result

@@ -231,11 +231,10 @@ class TextEncoder:
         return feed.blocks(windows(iter(texts), batch_size, self.tokenizer.longest))
 
     def _tokenize(self, window: Window, prefix: str) -> Ragged:
-        texts = [prefix + text for text in window.texts] if prefix else window.texts
         try:
-            return self.tokenizer.ragged(texts)
+            ragged = self.tokenizer.ragged(window.texts, prefix)
         except TypeError:  # the words that the tokenizers library has for a lone surrogate
-            for index, text in enumerate(texts, window.start):
+            for index, text in enumerate(window.texts, window.start):
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
@@ -244,6 +243,10 @@ class TextEncoder:
                         f"{text[error.start]!a}; decode it with errors='replace'"
                     ) from error
             raise
+        refused = self.tokenizer.refused(ragged)
+        if refused is not None:
+            raise ValueError(f"text {window.start + refused[0]} {refused[1]}")
+        return ragged
 
 
 def _progress(count: int | None) -> Any:

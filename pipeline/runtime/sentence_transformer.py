@@ -34,7 +34,7 @@ class BundleModule(InputModule):  # type: ignore[misc]
     ) -> dict[str, torch.Tensor]:
         """Tokenize as the bundle does."""
         tokenizer = self.encoder.tokenizer
-        rows = tokenizer.rows([prompt + text for text in inputs] if prompt else inputs)
+        rows = tokenizer.rows(inputs, prompt or "")
         batch = tokenizer.pad(rows, bucketed=self.encoder.engine.bucketed)
         names = ("input_ids", "attention_mask", "token_type_ids")
         return {name: torch.from_numpy(getattr(batch, name)) for name in names}

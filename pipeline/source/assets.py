@@ -1,14 +1,20 @@
 """Write what servers read beside the graph: tokenizer and module configs, in old and new form."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import ResolveError
+from pipeline.source.tokenization import Tokenization
+from pipeline.text.tokens import ROWS, WRAPPING
+
+log = logging.getLogger(__name__)
 
 _CONFIGS = ("config.json", "modules.json", "README.md")
 _POOLING_BOOLEANS = {
@@ -23,7 +29,13 @@ _OLDEST = ("cls", "mean", "max", "mean_sqrt_len_tokens")
 
 
 def write_assets(
-    model: Any, source: Path, assets: Path, *, max_length: int, changed: Mapping[str, Any]
+    model: Any,
+    source: Path,
+    assets: Path,
+    tokenization: Tokenization,
+    *,
+    max_length: int,
+    changed: Mapping[str, Any],
 ) -> None:
     """Write the files that servers read beside the graph; weights stay behind.
 
@@ -45,7 +57,8 @@ def write_assets(
             f"{source}: its tokenizer has no fast form (tokenizer.json), which the bundle needs; "
             "convert it with transformers' PreTrainedTokenizerFast and save the model again"
         )
-    _limit_tokenizer(model.tokenizer, assets, max_length)
+    _settle_tokenizer(model.tokenizer, assets, tokenization, max_length)
+    _state_embedding_rows(model, assets)
     for name in _CONFIGS:
         if (source / name).is_file():
             shutil.copyfile(source / name, assets / name)
@@ -59,9 +72,10 @@ def write_assets(
             (assets / module["path"] / "config.json").write_text(text, "utf-8")
     _copy_with(source, assets, "config_sentence_transformers.json", changed)
     bert = _read(source / "sentence_bert_config.json")
-    lower = bert.get("do_lower_case", False)
-    length = {"max_seq_length": max_length, "do_lower_case": lower}
-    _copy_with(source, assets, "sentence_bert_config.json", length)
+    own = {"max_seq_length": max_length, "do_lower_case": bert.get("do_lower_case", False)}
+    if bert.get("processing_kwargs"):
+        own["processing_kwargs"] = model[0].processing_kwargs  # by now with our limit
+    _copy_with(source, assets, "sentence_bert_config.json", own)
 
 
 def _write_special_tokens(tokenizer: Any, path: Path) -> None:
@@ -72,8 +86,13 @@ def _write_special_tokens(tokenizer: Any, path: Path) -> None:
         path.write_text(json.dumps(named, indent=2, ensure_ascii=False), "utf-8")
 
 
-def _limit_tokenizer(tokenizer: Any, assets: Path, max_length: int) -> None:
-    """Truncate at ``max_length`` and pad to a batch's longest text, in both tokenizer files."""
+def _settle_tokenizer(
+    tokenizer: Any, assets: Path, tokenization: Tokenization, max_length: int
+) -> None:
+    """Say in both tokenizer files how the Sentence Transformer calls it.
+
+    Truncate at ``max_length``, pad to a batch's longest text, and add special tokens or none.
+    """
     path = assets / "tokenizer.json"
     fast = FastTokenizer.from_file(str(path))
     fast.enable_truncation(max_length, direction=tokenizer.truncation_side)
@@ -85,6 +104,8 @@ def _limit_tokenizer(tokenizer: Any, assets: Path, max_length: int) -> None:
             pad_type_id=tokenizer.pad_token_type_id,
             pad_token=tokenizer.pad_token,
         )
+    if not tokenization.adds_special_tokens:
+        fast.post_processor = None
     fast.save(str(path))
     config = _read(assets / "tokenizer_config.json")
     for key in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
@@ -94,15 +115,41 @@ def _limit_tokenizer(tokenizer: Any, assets: Path, max_length: int) -> None:
         "padding_side": tokenizer.padding_side,  # Sentence Transformers may have set it
         "truncation_side": tokenizer.truncation_side,
     }
-    (assets / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False), "utf-8"
+    if tokenization.splits_special_tokens:
+        config["split_special_tokens"] = True
+    if tokenization.wrapping is not None:
+        config[WRAPPING] = asdict(tokenization.wrapping)
+    _write(assets / "tokenizer_config.json", config)
+
+
+def _state_embedding_rows(model: Any, assets: Path) -> None:
+    """Note the size of the embedding table where the tokenizer has tokens beyond it."""
+    table = model[0].auto_model.get_input_embeddings()
+    rows = int(table.weight.shape[0])
+    beyond = sorted((i, token) for token, i in model.tokenizer.get_vocab().items() if i >= rows)
+    if not beyond:
+        return
+    named = ", ".join(f"{token!r} ({i})" for i, token in beyond[:8])
+    log.warning(
+        "the model has embeddings for %d tokens, its tokenizer makes %d more: %s%s; a text with "
+        "one is refused, as Sentence Transformers fails on it",
+        rows,
+        len(beyond),
+        named,
+        ", …" if len(beyond) > 8 else "",
     )
+    path = assets / "tokenizer_config.json"
+    _write(path, _read(path) | {ROWS: rows})
+
+
+def _write(path: Path, settings: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _copy_with(source: Path, assets: Path, name: str, changed: Mapping[str, Any]) -> None:
     if changed:
         settings = _read(source / name) | dict(changed)
-        (assets / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
+        _write(assets / name, settings)
     elif (source / name).is_file():
         shutil.copyfile(source / name, assets / name)
 

@@ -10,6 +10,8 @@ from pipeline.errors import ResolveError
 from pipeline.source.assets import write_assets
 from pipeline.source.chain import refuse_chain, refuse_module_files
 from pipeline.source.locate import UNSAFE, Located, locate
+from pipeline.source.tokenization import read_tokenization
+from pipeline.text.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,18 @@ def _describe(
     config: ModelConfig, located: Located, weights: dict[str, str], sha256: str, out_dir: Path
 ) -> SourceModel:
     """Load the model once to read its max length, pooling and prompts as it applies them."""
-    from pipeline.engines.torch import load_sentence_transformer
+    from pipeline.engines.torch import limit_length, load_sentence_transformer
+    from pipeline.source.probes import check_limit, check_probes
 
     model = load_sentence_transformer(
         located.path, device="cpu", trust_remote_code=config.trust_remote_code
     )
     refuse_chain(model, located.location)
-    max_length = _max_length(config, model, located.path)
+    tokenization = read_tokenization(model, located.location)
+    if tokenization.limit is not None:
+        check_limit(model, tokenization.limit, located.location)
+    max_length = _max_length(config, model, tokenization.limit, located.location)
+    limit_length(model, max_length)
     prompts, default_prompt = _prompts(config, model)
     dimension = _dimension(config, model)
     changed = {
@@ -82,9 +89,12 @@ def _describe(
         model,
         located.path,
         assets,
+        tokenization,
         max_length=max_length,
         changed={key: value for key, value in changed.items() if value is not None},
     )
+    tokenizer = Tokenizer(assets, max_length=max_length)
+    check_probes(model, tokenizer, prompts, default_prompt, located.location)
     return SourceModel(
         name=config.name,
         path=located.path,
@@ -105,23 +115,45 @@ def _describe(
     )
 
 
-def _max_length(config: ModelConfig, model: Any, path: Path) -> int:
-    own = model.max_seq_length
-    if own is None and config.max_length is None:
-        raise ResolveError(f"{path}: states no max length; set model.max_length")
-    length = int(own) if config.max_length is None else config.max_length
-    if length < 3 or (own is not None and length > own):
+def _max_length(config: ModelConfig, model: Any, own: int | None, location: str) -> int:
+    """Return how many tokens a text has at most: as configured, or as the model states and takes.
+
+    Raises:
+        ResolveError: none stated, or more than the model has positions for.
+    """
+    length = own if config.max_length is None else config.max_length
+    if length is None:
         raise ResolveError(
-            f"model.max_length={length}: expected 3 to {own}, the model's own max length"
+            f"{location}: states no max length, and Sentence Transformers truncates nothing; set "
+            "model.max_length (512, say)"
         )
-    if own is not None and length < own:
+    if length < 3 or (own is not None and length > own):
+        most = "any" if own is None else f"{own}, the model's own max length"
+        raise ResolveError(f"model.max_length={length}: expected 3 to {most}")
+    from pipeline.source.probes import usable_length
+
+    usable = usable_length(model, length, location)
+    if usable < length and config.max_length is not None:
+        raise ResolveError(
+            f"model.max_length={length}: the model has positions for {usable} tokens; expected 3 "
+            f"to {usable}"
+        )
+    if usable < length:
+        log.warning(
+            "model %s: states a max length of %d and has positions for %d tokens: texts end there, "
+            "where Sentence Transformers fails",
+            config.name,
+            length,
+            usable,
+        )
+    elif own is not None and length < own:
         log.info("model %s: texts end at %d tokens, its own limit is %d", config.name, length, own)
-    return length
+    return usable
 
 
 def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | None]:
     """Return the prompts by name, and the name of the one that goes before every text."""
-    own = {name: text for name, text in (model.prompts or {}).items() if text}
+    own = dict(model.prompts or {})
     for name, text in config.prompts.items():
         if own.get(name, text) != text:
             log.warning(
@@ -131,8 +163,13 @@ def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | Non
                 text,
                 own[name],
             )
-    prompts = {name: text for name, text in (own | config.prompts).items() if text}
     default = config.default_prompt or model.default_prompt_name
+    prompts = {
+        name: text
+        for name, text in (own | config.prompts).items()
+        # Sentence Transformers has an empty query and document where a model states neither.
+        if text or name not in ("query", "document") or name == model.default_prompt_name
+    }
     if config.default_prompt is not None and config.default_prompt not in prompts:
         known = ", ".join(sorted(prompts)) or "none"
         raise ResolveError(f"model.default_prompt={config.default_prompt}: the model has {known}")

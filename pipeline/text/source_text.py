@@ -17,4 +17,4 @@ def open_tokenizer(source: SourceModel) -> Tokenizer:
 
 def tokenize(source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenRow]:
     """Return each text's tokens behind the model's default prompt."""
-    return tokenizer.rows([source.prefix + text for text in texts])
+    return tokenizer.rows(texts, source.prefix)

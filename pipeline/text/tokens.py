@@ -1,15 +1,17 @@
 """Turn text into token batches, exactly as the Sentence Transformer tokenizes.
 
-Sentence Transformers prepends the prompt, tokenizes with the model's fast tokenizer and truncates
-to ``max_seq_length``, special tokens counted in. The same ``tokenizer.json`` through the
-``tokenizers`` library gives the same ids; export checks that.
+Sentence Transformers puts the prompt and, for some models, a chat template around a text, tokenizes
+with the model's fast tokenizer and truncates to ``max_seq_length``, special tokens counted in. The
+same ``tokenizer.json`` through the ``tokenizers`` library gives the same ids; resolve and validate
+check that against ``SentenceTransformer.encode``.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import BundleError
 from pipeline.text.ragged import Padding, Ragged, TokenBatch, join, pad
+from pipeline.text.wrapping import read_wrapping
 from pipeline.vectors import IntArray
 
 __all__ = ["Ragged", "TokenBatch", "TokenRow", "Tokenizer"]
@@ -29,7 +32,10 @@ FIRST_LOOK = 16
 """Characters a token that are read of a long text at first; English has 4 to 5."""
 
 LONGEST = 1 << 20
-"""Characters that are read of a text which has still not filled the model by then."""
+"""Characters that are read of a text in which no word has ended behind the limit by then."""
+
+WRAPPING, ROWS = "sentence_transformers_wrapping", "embedding_rows"
+"""Keys of ours in ``tokenizer_config.json``: a chat template, and a table that ids lead out of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,7 @@ class Tokenizer:
         self.max_length = max_length
         self.padding_side: str = config.get("padding_side", "right")
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = bool(config.get("split_special_tokens", False))
         side = config.get("truncation_side", "right")
         self._tokenizer.enable_truncation(max_length, direction=side)
         cut = side == "right"  # cut on the left, a text's end is what counts
@@ -69,6 +76,8 @@ class Tokenizer:
         pad = pad["content"] if isinstance(pad, dict) else pad
         self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0
         self.pad_type_id = int(config.get("pad_token_type_id", 0))
+        self._wrapping = read_wrapping(config.get(WRAPPING))
+        self._embedding_rows: int | None = config.get(ROWS)
         # A template gives each of its pieces one type: if all of "a" have the same, all texts do.
         types = set(self._tokenizer.encode("a").type_ids)
         self._padding = Padding(
@@ -78,49 +87,115 @@ class Tokenizer:
             only_type=types.pop() if len(types) == 1 else None,
         )
 
-    def rows(self, texts: Sequence[str]) -> list[TokenRow]:
-        """Tokenize, each text for itself.
+    def rows(self, texts: Sequence[str], prompts: str | Sequence[str] = "") -> list[TokenRow]:
+        """Tokenize, each text for itself, with one prompt before all or one before each.
 
         Of a long text only its beginning is read, as far as the model's limit takes it, so that a
-        hundred megabytes cost what a page does. A text that has fewer tokens than the limit in its
-        first ``LONGEST`` characters (only whitespace, one endless word) ends there, with a warning.
+        hundred megabytes cost what a page does. A text in which no word has ended behind the limit
+        in its first ``LONGEST`` characters (only whitespace, one endless word) ends there, with a
+        warning.
         """
+        texts = self._trimmed(texts)
         if self._all_short(texts):
-            return [_row(e) for e in self._tokenizer.encode_batch_fast(list(texts))]
+            whole = self._around(texts, prompts)
+            return list(map(self._row, self._tokenizer.encode_batch_fast(whole)))
         size = self._first_look
+        heads = [prompts] * len(texts) if isinstance(prompts, str) else prompts
         rows: dict[int, TokenRow] = {}
         pending = list(range(len(texts)))
         while pending:
-            encodings = self._tokenizer.encode_batch([texts[i][:size] for i in pending])
-            for i, encoding in zip(pending, encodings, strict=True):
-                if len(texts[i]) <= size or self._is_settled(encoding, size):
-                    rows[i] = _row(encoding)
+            read = self._around([texts[i] for i in pending], [heads[i] for i in pending], size)
+            encodings = self._tokenizer.encode_batch(read)
+            for i, text, encoding in zip(pending, read, encodings, strict=True):
+                if len(texts[i]) <= size or self._is_settled(encoding, len(text)):
+                    rows[i] = self._row(encoding)
                 elif size >= self.longest:
-                    log.warning("a text of over %d characters ends there: few tokens in it", size)
-                    rows[i] = _row(encoding)
+                    log.warning("a text of over %d characters ends there: one endless word", size)
+                    rows[i] = self._row(encoding)
             pending = [i for i in pending if i not in rows]
             size = min(4 * size, self.longest)
         return [rows[i] for i in range(len(texts))]
 
-    def ragged(self, texts: Sequence[str]) -> Ragged:
+    def ragged(self, texts: Sequence[str], prompt: str = "") -> Ragged:
         """Tokenize as ``rows`` does, with a fraction of its objects: for many texts at once."""
+        texts = self._trimmed(texts)
         if not self._all_short(texts):
-            return _join(self.rows(texts))
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+            return _join(self.rows(texts, prompt))
+        encodings = self._tokenizer.encode_batch_fast(self._around(texts, prompt))
         known = self._padding.only_type is not None
         types = None if known else [e.type_ids for e in encodings]
-        return join([e.ids for e in encodings], types)
+        return join([self._ended(e.ids) for e in encodings], types)
+
+    def refused(self, ragged: Ragged) -> tuple[int, str] | None:
+        """Return the first text that the model has no vector for, and why, or None."""
+        few = [int(i) for i in np.flatnonzero(ragged.lengths == 0)[:1]]
+        if self._embedding_rows is not None:
+            places = np.flatnonzero(ragged.ids >= self._embedding_rows)[:1]
+            few += [int(i) - 1 for i in np.searchsorted(ragged.starts, places, "right")]
+        if not few:
+            return None
+        first = min(few)
+        start = ragged.starts[first]
+        return first, str(self.refusal(ragged.ids[start : start + ragged.lengths[first]].tolist()))
+
+    def refusal(self, ids: Sequence[int]) -> str | None:
+        """Return why the model has no vector for a text that became these ids, or None."""
+        if not ids:
+            return "has no tokens, and this tokenizer adds none: the model has no vector for it"
+        if self._embedding_rows is None or max(ids) < self._embedding_rows:
+            return None
+        return (
+            f"holds {self._tokenizer.id_to_token(max(ids))!r}, token {max(ids)}, and the model has "
+            f"embeddings for {self._embedding_rows} tokens: leave it out of the text"
+        )
 
     def _all_short(self, texts: Sequence[str]) -> bool:
         return max(map(len, texts), default=0) <= self._first_look
 
+    def _trimmed(self, texts: Sequence[str]) -> Sequence[str]:
+        trims = self._wrapping is not None and self._wrapping.trims
+        return [text.strip() for text in texts] if trims else texts
+
+    def _around(
+        self, texts: Sequence[str], prompts: str | Sequence[str], size: int | None = None
+    ) -> list[str]:
+        """Return the texts, cut to ``size``, with what the model puts before and behind them."""
+        if self._wrapping is None:
+            if not prompts and size is None:
+                return list(texts)
+            heads: Iterator[str] = repeat(prompts) if isinstance(prompts, str) else iter(prompts)
+            return [head + text[:size] for head, text in zip(heads, texts, strict=False)]
+        wrap, after = self._wrapping.head, self._wrapping.after
+        heads = repeat(wrap(prompts)) if isinstance(prompts, str) else map(wrap, prompts)
+        return [
+            f"{head}{text}{after}" if size is None or len(text) <= size else head + text[:size]
+            for head, text in zip(heads, texts, strict=False)
+        ]
+
     def _is_settled(self, encoding: Encoding, size: int) -> bool:
         """Whether what follows the first ``size`` characters cannot change the tokens.
 
-        A normalizer or a merge looks a few characters ahead, not a quarter of thousands.
+        The word of the last token kept has to end among them: tokenizers split words for
+        themselves, but within one the end may decide how it begins (Unigram: "-----"). A normalizer
+        or a pattern between words looks a few characters ahead, not a quarter of thousands.
         """
-        last = max((end for _, end in encoding.offsets), default=0)
-        return len(encoding.ids) >= self.max_length and 4 * last <= 3 * size
+        if len(encoding.ids) < self.max_length:
+            return False
+        places = list(zip(encoding.word_ids, encoding.offsets, strict=True))
+        word = max((word for word, _ in places if word is not None), default=None)
+        last = max((end for _, (_, end) in places), default=0)
+        for part in encoding.overflowing:
+            for other, (_, end) in zip(part.word_ids, part.offsets, strict=True):
+                if other is not None and other != word:
+                    return 4 * last <= 3 * size
+                last = max(last, end)
+        return False
+
+    def _row(self, encoding: Encoding) -> TokenRow:
+        return TokenRow(ids=tuple(self._ended(encoding.ids)), type_ids=tuple(encoding.type_ids))
+
+    def _ended(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids if self._wrapping is None else self._wrapping.ended(ids, self.max_length)
 
     def pad(
         self, rows: Sequence[TokenRow], *, length: int | None = None, bucketed: bool = False
@@ -144,10 +219,6 @@ class Tokenizer:
 
 def _join(rows: Sequence[TokenRow]) -> Ragged:
     return join([row.ids for row in rows], [row.type_ids for row in rows])
-
-
-def _row(encoding: Encoding) -> TokenRow:
-    return TokenRow(ids=tuple(encoding.ids), type_ids=tuple(encoding.type_ids))
 
 
 SHORTEST = 0.75

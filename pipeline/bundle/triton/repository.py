@@ -142,7 +142,7 @@ def _write_step(directory: Path, parent: Parent, profiles: Sequence[Profile]) ->
     (directory / "pipeline").mkdir(parents=True)
     shutil.copyfile(tokenizer_step.__file__, directory / "model.py")
     (directory / "pipeline" / "text").mkdir()
-    for name in ("text/tokens.py", "text/ragged.py", "errors.py", "vectors.py"):
+    for name in ("text/tokens.py", "text/ragged.py", "text/wrapping.py", "errors.py", "vectors.py"):
         shutil.copyfile(Path(pipeline.__file__).parent / name, directory / "pipeline" / name)
     for name in ("__init__.py", "text/__init__.py"):
         (directory / "pipeline" / name).write_text(

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.text.tokens import TokenBatch, Tokenizer
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 
 class TokenizerStep:
@@ -40,16 +40,26 @@ class TokenizerStep:
             raise ValueError(f"prompt name {name!r}: the model has {known}")
         return self._prompts.get(name, "")
 
-    def encode(self, requests: Sequence[Sequence[str]]) -> list[TokenBatch]:
-        """Return a padded batch for each request's texts, which have their prompts in front."""
-        rows = iter(self._tokenizer.rows([text for texts in requests for text in texts]))
-        batches = []
-        for texts in requests:
-            own = list(islice(rows, len(texts)))
-            longest = max(len(row.ids) for row in own)
-            length = next(length for length in self._lengths if length >= longest)
-            batches.append(self._tokenizer.pad(own, length=length))
-        return batches
+    def encode(
+        self, requests: Sequence[Sequence[str]], prompts: Sequence[Sequence[str]] | None = None
+    ) -> list[TokenBatch | ValueError]:
+        """Return a padded batch for each request's texts, or what is wrong with one of them.
+
+        ``prompts`` has a prompt's text for each text; without it there are none.
+        """
+        texts = [text for request in requests for text in request]
+        heads = [head for request in prompts for head in request] if prompts is not None else ""
+        rows = iter(self._tokenizer.rows(texts, heads))
+        return [self._pad(list(islice(rows, len(request)))) for request in requests]
+
+    def _pad(self, rows: Sequence[TokenRow]) -> TokenBatch | ValueError:
+        for index, row in enumerate(rows):
+            refusal = self._tokenizer.refusal(row.ids)
+            if refusal is not None:
+                return ValueError(f"text {index} {refusal}")
+        longest = max(len(row.ids) for row in rows)
+        length = next(length for length in self._lengths if length >= longest)
+        return self._tokenizer.pad(rows, length=length)
 
 
 class TritonPythonModel:
@@ -64,24 +74,31 @@ class TritonPythonModel:
         """Answer every request, shortest first; one that cannot be answered gets its own error."""
         import triton_python_backend_utils as triton  # exists inside Triton only
 
-        readable, texts = [], []
+        readable, texts, prompts = [], [], []
         for request in requests:
             try:
-                texts.append(self._texts(triton, request))
+                own, heads = self._texts(triton, request)
             except ValueError as error:
-                reason = triton.TritonError(str(error), triton.TritonError.INVALID_ARG)
-                _send(triton, request, triton.InferenceResponse(error=reason))
+                _refuse(triton, request, error)
             else:
                 readable.append(request)
-        answers = zip(readable, self._step.encode(texts), strict=True)
+                texts.append(own)
+                prompts.append(heads)
+        answers = []
+        for request, batch in zip(readable, self._step.encode(texts, prompts), strict=True):
+            if isinstance(batch, ValueError):
+                _refuse(triton, request, batch)
+            else:
+                answers.append((request, batch))
         for request, batch in sorted(answers, key=lambda answer: answer[1].input_ids.shape[1]):
             tensors = [triton.Tensor(*item) for item in batch.feed(self._outputs).items()]
             _send(triton, request, triton.InferenceResponse(tensors))
 
-    def _texts(self, triton: Any, request: Any) -> list[str]:
+    def _texts(self, triton: Any, request: Any) -> tuple[list[str], list[str]]:
+        """Return a request's texts, and the prompt of each."""
         texts = _strings(triton, request, "text")
         names = _strings(triton, request, "prompt_name") or [""] * len(texts)
-        return [self._step.prompt(name) + text for name, text in zip(names, texts, strict=True)]
+        return texts, [self._step.prompt(name) for name, _ in zip(names, texts, strict=True)]
 
 
 def _strings(triton: Any, request: Any, name: str) -> list[str]:
@@ -92,6 +109,11 @@ def _strings(triton: Any, request: Any, name: str) -> list[str]:
         return [item.decode("utf-8") for item in tensor.as_numpy().reshape(-1)]
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8: {error}") from error
+
+
+def _refuse(triton: Any, request: Any, error: ValueError) -> None:
+    reason = triton.TritonError(str(error), triton.TritonError.INVALID_ARG)
+    _send(triton, request, triton.InferenceResponse(error=reason))
 
 
 def _send(triton: Any, request: Any, response: Any) -> None:

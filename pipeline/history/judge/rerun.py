@@ -113,7 +113,7 @@ def _repetition(job: RerunJob, older: Path) -> Speedup:
     dataset = load_dataset(DatasetConfig(name="sample", format=DatasetFormat.sample))
     prefix = new.prompts.get(new.default_prompt, "") if new.default_prompt else ""
     texts = spread(dataset.evaluation, SINGLES if job.latency else TEXTS)
-    rows = new.tokenizer.rows([prefix + text for text in texts])
+    rows = new.tokenizer.rows(texts, prefix)
     size = 1 if job.latency else BATCH_SIZE
     batches = [new.tokenizer.pad([rows[i] for i in indices]) for indices in by_length(rows, size)]
     for encoder in (new, old):

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from pipeline.engines import Encoder
 from pipeline.errors import MeasureError
 from pipeline.measure.quality.agreement import Agreement, agreement
 from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
@@ -14,7 +16,7 @@ from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.runtime.invariance import Invariance, measure_invariance
 from pipeline.text.datasets import Dataset, Task
-from pipeline.text.tokens import TokenRow
+from pipeline.text.tokens import Tokenizer, TokenRow
 from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,26 @@ class Quality:
     tasks: Mapping[str, TaskScores]
 
 
+class TextPath(Protocol):
+    """Text to embeddings: a bundle's encoder, or the Sentence Transformer's own."""
+
+    @property
+    def engine(self) -> Encoder:
+        """The engine behind it."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that counts tokens."""
+        ...
+
+    def encode(self, texts: list[str], batch_size: int) -> FloatArray:
+        """Return the embeddings, float32 ``[n, dim]``."""
+        ...
+
+
 def expect(
-    reference: TextEncoder, texts: Sequence[str], dataset: Dataset, *, prefix: str, batch_size: int
+    reference: TextPath, texts: Sequence[str], dataset: Dataset, *, prefix: str, batch_size: int
 ) -> Expected:
     """Encode ``texts`` and the tasks' text with the reference.
 
@@ -54,7 +74,7 @@ def expect(
     def refusing(some: Sequence[str]) -> FloatArray:
         return _finite(reference.engine.name, some, encode(some))
 
-    rows = reference.tokenizer.rows([prefix + text for text in texts])
+    rows = reference.tokenizer.rows(texts, prefix)
     return Expected(
         texts=[
             Text(text=text, tokens=len(row.ids), kind=dataset.kinds.get(text))
@@ -115,7 +135,7 @@ def measure_quality(
     )
 
 
-def cached(encoder: TextEncoder, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
+def cached(encoder: TextPath, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
     """Return an encode function that computes each text once, with progress."""
     known: dict[str, FloatArray] = {}
 

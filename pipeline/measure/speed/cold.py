@@ -37,6 +37,7 @@ class ColdJob:
     trust_remote_code: bool
     texts: Sequence[str]
     batch_size: int
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ def _open(job: ColdJob) -> Callable[[Sequence[str]], object]:
             trust_remote_code=job.trust_remote_code,
         )
         return lambda texts: model.encode(
-            list(texts), batch_size=job.batch_size, show_progress_bar=False
+            list(texts), batch_size=job.batch_size, prompt=job.prompt, show_progress_bar=False
         )
     from pipeline.engines.opening import open_encoder
     from pipeline.runtime.encoder import TextEncoder
@@ -105,7 +106,7 @@ def _open(job: ColdJob) -> Callable[[Sequence[str]], object]:
         prompts={},
         default_prompt=None,
     )
-    return lambda texts: encoder.encode(texts, job.batch_size)
+    return lambda texts: encoder.encode(texts, job.batch_size, prompt=job.prompt)
 
 
 def _peak_memory() -> int:

@@ -137,10 +137,10 @@ def _measure_colds(
     deadline: float,
 ) -> list[Cold | None]:
     """Measure the artifacts, then the reference; None where it is turned off or out of time."""
-    subjects = [(a.name, a.path, a.text.engine.device, source.prefix) for a in artifacts]
-    subjects.append((REFERENCE, source.path, reference.device, ""))
+    subjects = [(a.name, a.path, a.text.engine.device) for a in artifacts]
+    subjects.append((REFERENCE, source.path, reference.device))
     measured = []
-    for engine, path, device, prefix in subjects:
+    for engine, path, device in subjects:
         job = ColdJob(
             engine=engine,
             precision=kind.value,
@@ -150,7 +150,8 @@ def _measure_colds(
             dimension=source.dimension,
             cuda=device == "cuda",
             trust_remote_code=source.trust_remote_code,
-            texts=[prefix + one for one in text.texts],
+            texts=text.texts,
+            prompt=source.prefix,
             batch_size=config.batch_size,
         )
         left = deadline - time.perf_counter()
