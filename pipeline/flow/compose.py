@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -183,6 +184,14 @@ def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> s
     key = re.search(r"full_key: (\S+)", causes)
     if key is not None and "missing mandatory value" in causes.lower():
         return f"{key[1]} is not set; add {key[1]}=…"
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        name, _, value = error.override.partition("=")
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        quoted = f'{name}="{escaped}"'
+        return (
+            f"cannot read {error.override!r}: quote what is not letters, digits and ._-/:, for "
+            f"Hydra and for the shell: {shlex.quote(quoted)}"
+        )
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: expected KEY=VALUE; see python -m pipeline --help"
     first = " ".join(causes.split("full_key", maxsplit=1)[0].split())

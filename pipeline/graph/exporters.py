@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from pipeline.errors import ExportError
 
 OPSET = 20
 """The first opset with Gelu as one op; ONNX Runtime and TensorRT 10.13+ read it."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def trace(source: SourceModel, exporter: Exporter) -> ir.Model:
@@ -119,10 +122,13 @@ def _export_optimum(source: SourceModel) -> ir.Model:
 
 def _refusal(exporter: str, source: SourceModel, error: Exception) -> str:
     other = "optimum" if exporter == "torch" else "torch"
-    detail = " ".join(str(error).split())[:300]
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # torch wraps what happened in steps and advice
+        cause = cause.__cause__
+    detail = " ".join(_ANSI.sub("", str(cause)).split())[:300]
     return (
         f"exporter={exporter} cannot export {source.location} ({' → '.join(source.modules)}): "
-        f"{type(error).__name__}: {detail}; try exporter={other}"
+        f"{type(cause).__name__}: {detail}; try exporter={other}"
     )
 
 

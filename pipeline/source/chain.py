@@ -37,7 +37,14 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
         modules = json.loads((path / "modules.json").read_text("utf-8"))
     except ValueError:
         return  # loading says what is wrong with it
+    if not isinstance(modules, list):
+        raise ExportError(f"{location}: modules.json is no list of modules")
     for index, module in enumerate(modules):
+        if not isinstance(module, dict) or not {"type", "path"} <= module.keys():
+            raise ExportError(
+                f"{location}: modules.json: entry {index} is {json.dumps(module)[:80]}, expected "
+                "an object with type and path; save the model again with SentenceTransformer.save()"
+            )
         kind = str(module["type"])
         name = kind.rpartition(".")[2]
         ours = kind.startswith("sentence_transformers.")
@@ -55,6 +62,16 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
             f"{location}: module {index} is {name} ({kind}): {reason}; "
             f"a graph is made of {', '.join(sorted(_EXPORTED))}"
         )
+
+
+def weighted_modules(path: Path) -> list[str]:
+    """Return the directories of the modules that have weights of their own behind the encoder."""
+    modules = json.loads((path / "modules.json").read_text("utf-8"))
+    return [
+        str(module["path"])
+        for module in modules
+        if str(module["type"]).rpartition(".")[2] in ("Dense", "LayerNorm")
+    ]
 
 
 def _activation(dense: Path) -> str:

@@ -8,8 +8,9 @@ from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
 from pipeline.source.assets import write_assets
-from pipeline.source.chain import refuse_chain, refuse_module_files
+from pipeline.source.chain import refuse_chain, refuse_module_files, weighted_modules
 from pipeline.source.locate import UNSAFE, Located, locate
+from pipeline.source.references import refuse_references
 from pipeline.source.tokenization import read_tokenization
 from pipeline.text.tokens import Tokenizer
 
@@ -30,6 +31,7 @@ def resolve(config: ModelConfig, out_dir: Path, located: Located | None = None) 
     """
     located = locate(config) if located is None else located
     path = located.path
+    refuse_references(path, located.location)
     refuse_module_files(path, located.location, trust_remote_code=config.trust_remote_code)
     weights = _hash_weights(path)
     sha256 = combined_sha256(weights)
@@ -50,6 +52,14 @@ def _hash_weights(path: Path) -> dict[str, str]:
             raise ResolveError(
                 f"{unsafe}: weights in a format that can run code when loaded; expected "
                 "model.safetensors beside it: save the model again with SentenceTransformer.save()"
+            )
+    for module in weighted_modules(path) if files else ():
+        if not any((path / module).glob("*.safetensors")):
+            raise ResolveError(
+                f"{path / module}: no model.safetensors there, and its module has weights; if all "
+                "there is of them is pytorch_model.bin, a format that can run code when loaded: "
+                "load the model with Sentence Transformers where you trust it, save it again with "
+                "SentenceTransformer.save(), and point model.directory there"
             )
     if not files:
         other = next((f.name for f in sorted(path.rglob("*")) if f.suffix in UNSAFE), None)

@@ -16,5 +16,10 @@ def open_tokenizer(source: SourceModel) -> Tokenizer:
 
 
 def tokenize(source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenRow]:
-    """Return each text's tokens behind the model's default prompt."""
-    return tokenizer.rows(texts, source.prefix)
+    """Return each text's tokens behind the model's default prompt.
+
+    Texts that the model has no vector for are left out: a graph is neither calibrated nor checked
+    on them, and ``encode`` refuses them.
+    """
+    rows = tokenizer.rows(texts, source.prefix)
+    return [row for row in rows if tokenizer.refusal(row.ids) is None]

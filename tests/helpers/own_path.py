@@ -38,7 +38,7 @@ class Both:
 
 
 @cache
-def _graph(encoder: str, pooling: str) -> OnnxModel:
+def graph_of(encoder: str, pooling: str) -> OnnxModel:
     """Return the graph, which does not depend on how text becomes tokens."""
     root = Path(mkdtemp())
     saved = save_tokenized(Settings(encoder=encoder, pooling=pooling), root)
@@ -56,7 +56,7 @@ def make_both(settings: Settings, root: Path, **config: Any) -> Both:
 
     saved = save_tokenized(settings, root)
     source = resolve(ModelConfig(name="tiny", directory=str(saved), **config), root / "resolve")
-    graph = replace(_graph(settings.encoder, settings.pooling), source_sha256=source.sha256)
+    graph = replace(graph_of(settings.encoder, settings.pooling), source_sha256=source.sha256)
     bundle = write_bundle(root / "bundle", source, graph)
     theirs = SentenceTransformer(str(saved), device="cpu", model_kwargs={"dtype": "float32"})
     return Both(ours=load(bundle, engine="onnxruntime"), theirs=theirs)

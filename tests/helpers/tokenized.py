@@ -155,6 +155,11 @@ def _encoder(name: str) -> Any:
             hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
             intermediate_size=64, pad_token_id=1, **sizes,
         )  # fmt: skip
+    elif name == "roberta":
+        config = transformers.RobertaConfig(
+            hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, pad_token_id=1, type_vocab_size=1, **sizes,
+        )  # fmt: skip
     else:
         config = transformers.Qwen3Config(**(DECODER | sizes))
     with torch.random.fork_rng(), warnings.catch_warnings():

@@ -1,0 +1,71 @@
+"""Refuse models whose files name files elsewhere: what is hashed has to be all that is loaded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ResolveError
+
+
+def refuse_references(path: Path, location: str) -> None:
+    """Check that the directory's own files are all that loading it reads.
+
+    Weights elsewhere could change, and the store would give the graph of before; a manifest would
+    name half of what was loaded.
+
+    Raises:
+        ResolveError: an adapter over other weights, or a module, shard or tokenizer outside.
+    """
+    for adapter in sorted(path.rglob("adapter_config.json")):
+        base = _read(adapter).get("base_model_name_or_path")
+        raise ResolveError(
+            f"{location}: {adapter.relative_to(path)} makes it an adapter over the weights of "
+            f"{base!r}, which are not in its directory: merge first: load it with Sentence "
+            "Transformers and peft, model[0].model = model[0].model.merge_and_unload(), save it, "
+            "and point model.directory there"
+        )
+    for file, name in _named(path):
+        inside = (path / name).resolve().is_relative_to(path.resolve())
+        if not inside and not _in_cache(path, name):
+            raise ResolveError(
+                f"{location}: {file} names {name!r}, which leads out of the model's directory: "
+                "copy what it names into it, or save the model anew with SentenceTransformer.save()"
+            )
+
+
+def _named(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each name of a file or directory that loading follows, and who names it."""
+    for module in _modules(path):
+        if isinstance(module, dict) and isinstance(module.get("path"), str):
+            yield "modules.json", module["path"]
+    for index in path.rglob("*.safetensors.index.json"):
+        shards = _read(index).get("weight_map", {})
+        below = index.parent.relative_to(path)
+        for shard in sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else ():
+            yield index.name, str(below / shard)
+    for config in path.rglob("sentence_*_config.json"):
+        elsewhere = _read(config).get("tokenizer_name_or_path")
+        if isinstance(elsewhere, str) and elsewhere:
+            yield config.name, str(Path("..") / elsewhere)
+
+
+def _in_cache(path: Path, name: str) -> bool:
+    """Whether it is a link of the hub's cache: a snapshot's files are links to blobs beside it."""
+    return ".." not in Path(name).parts and not Path(name).is_absolute() and (path / name).is_file()
+
+
+def _modules(path: Path) -> list[Any]:
+    try:
+        modules = json.loads((path / "modules.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return modules if isinstance(modules, list) else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # loading says what is wrong with it
+    return settings if isinstance(settings, dict) else {}
