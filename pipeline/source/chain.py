@@ -66,7 +66,10 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
 
 def weighted_modules(path: Path) -> list[str]:
     """Return the directories of the modules that have weights of their own behind the encoder."""
-    modules = json.loads((path / "modules.json").read_text("utf-8"))
+    try:
+        modules = json.loads((path / "modules.json").read_text("utf-8"))
+    except ValueError:
+        return []  # loading says what is wrong with it
     return [
         str(module["path"])
         for module in modules
