@@ -135,6 +135,7 @@ class PrecisionConfig:
     rounding: Rounding = Rounding.gptq
     bias_correction: bool = True
     reconstruction_steps: int = 0
+    quantize_embeddings: bool = True
     quantize_attention: bool = False
     engine_aware: str | None = None
     high_precision: HighPrecision = HighPrecision.fp16

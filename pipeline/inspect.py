@@ -65,7 +65,7 @@ def inspect(config: PipelineConfig) -> Inspection:
         source = resolve(config.model, work / "resolve")
         log.info("export …")
         fp32 = export(source, config.exporter, texts, work / "export")
-        linear, others = _gemms(fp32)
+        linear, others, tables = _gemms(fp32)
         size = fp32.path.stat().st_size + _external(fp32.path)
     model = load_sentence_transformer(
         source.path,
@@ -83,23 +83,35 @@ def inspect(config: PipelineConfig) -> Inspection:
         linear_gemms={name: inputs * outputs for name, (inputs, outputs) in linear.items()},
         other_gemms=others,
         flops={length: _flops(model, length) for length in lengths},
-        bytes=_sizes(size, linear),
+        bytes=_sizes(size, linear, tables),
     )
 
 
-def _gemms(model: OnnxModel) -> tuple[dict[str, tuple[int, int]], int]:
-    """Return the linear GEMMs' inputs and outputs by name, and how many others there are."""
-    from pipeline.graph.files import load_graph
+Shapes = dict[str, tuple[int, int]]
+
+
+def _gemms(model: OnnxModel) -> tuple[Shapes, int, Shapes]:
+    """Return the linear GEMMs' inputs and outputs by name, how many others there are, and tables.
+
+    Of an embedding table int8 covers: rows and channels by name.
+    """
+    from pipeline.graph.files import constant, load_graph
     from pipeline.graph.gemms import find_gemm_groups
+    from pipeline.quant.round.tables import find_tables
 
     graph = load_graph(model)
-    linear: dict[str, tuple[int, int]] = {}
+    linear: Shapes = {}
     for group in find_gemm_groups(graph.graph):
         for gemm in group.gemms:
             inputs, outputs = gemm.weight.shape
             linear[gemm.name] = (inputs, outputs)
     every = sum(node.op_type in ("MatMul", "Gemm") for node in graph.graph)
-    return linear, every - len(linear)
+    tables: Shapes = {}
+    for table in find_tables(graph.graph):
+        array = constant(table)
+        assert array is not None
+        tables[table.name or ""] = array.shape
+    return linear, every - len(linear), tables
 
 
 def _external(path: Path) -> int:
@@ -107,10 +119,11 @@ def _external(path: Path) -> int:
     return data.stat().st_size if data.exists() else 0
 
 
-def _sizes(fp32: int, linear: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Estimate: fp16 halves everything; int8 takes a quarter of its GEMMs' weights, and scales."""
-    saved = sum(3 * inputs * outputs for inputs, outputs in linear.values())
-    scales = sum(_INT8_SCALE_BYTES * outputs for _, outputs in linear.values())
+def _sizes(fp32: int, linear: Shapes, tables: Shapes) -> dict[str, int]:
+    """Estimate: fp16 halves everything; int8 takes a quarter of GEMMs and tables, and scales."""
+    saved = sum(3 * rows * columns for rows, columns in (*linear.values(), *tables.values()))
+    scaled = (*(outputs for _, outputs in linear.values()), *(rows for rows, _ in tables.values()))
+    scales = _INT8_SCALE_BYTES * sum(scaled)
     return {"fp32": fp32, "fp16": fp32 // 2, "int8": fp32 - saved + scales}
 
 

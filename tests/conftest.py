@@ -278,12 +278,19 @@ def minilm_fp32(
 def quantize_tiny(
     tmp_path_factory: pytest.TempPathFactory, calibration_texts: Sequence[str]
 ) -> Callable[..., Graphs]:
-    """Return a function that quantizes a graph: ``(model, source, alpha=0.9)``."""
+    """Return a function that quantizes a graph: ``(model, source, alpha=0.9, embeddings=True)``."""
     from pipeline.config import NumericType
     from pipeline.stages.quantize import quantize
 
-    def run(model: OnnxModel, source: SourceModel, alpha: float = 0.9) -> Graphs:
-        config = PrecisionConfig(name="int8", type=NumericType.int8, smoothing_alphas=[alpha])
+    def run(
+        model: OnnxModel, source: SourceModel, alpha: float = 0.9, *, embeddings: bool = True
+    ) -> Graphs:
+        config = PrecisionConfig(
+            name="int8",
+            type=NumericType.int8,
+            smoothing_alphas=[alpha],
+            quantize_embeddings=embeddings,
+        )
         out_dir = tmp_path_factory.mktemp("quantize") / "out"
         return quantize(model, source, config, calibration_texts, out_dir)
 

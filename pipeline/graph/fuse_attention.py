@@ -5,6 +5,7 @@ projections give them. Specification:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -210,7 +211,8 @@ def _plain_masks(model: ir.Model, masks: list[ir.Value], max_length: int) -> set
         shown[-1, -1] = 0
         ids = np.zeros_like(shown)
         batch = TokenBatch(input_ids=ids, attention_mask=shown, token_type_ids=ids)
-        for name, value in next(iter(run_observed(model, masks, [batch], only=True))).items():
+        observed = (values.items() for values in run_observed(model, masks, [batch]))
+        for name, value in itertools.chain.from_iterable(observed):
             if not _hides_padding_only(value, shown):
                 plain.discard(name)
     return plain

@@ -1,13 +1,10 @@
 """Run a graph over text and yield what its inner tensors hold."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import onnx_ir as ir
 
-from pipeline.engines.onnxruntime import open_session
-from pipeline.graph.files import prune
+from pipeline.graph.pieces import Walk, cheap_cuts, cut
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, by_exact_length
 from pipeline.vectors import FloatArray
 
@@ -24,39 +21,14 @@ def unpadded_batches(
 
 
 def run_observed(
-    model: ir.Model,
-    tensors: Sequence[ir.Value],
-    batches: Iterable[TokenBatch],
-    *,
-    only: bool = False,
+    model: ir.Model, tensors: Sequence[ir.Value], batches: Iterable[TokenBatch]
 ) -> Iterator[Mapping[str, FloatArray]]:
-    """Run the graph in ONNX Runtime and yield the tensors' values by name, batch after batch.
+    """Run what the tensors need in ONNX Runtime, a piece at a time, and yield them by name.
 
-    With ``only``, nothing is computed that the tensors do not need.
+    A mapping holds what one piece gives of one batch.
     """
-    names = [tensor.name or "" for tensor in tensors]
-    outputs = list(model.graph.outputs)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "observed.onnx"
-        model.graph.outputs.extend(t for t in tensors if t not in outputs)
-        try:
-            ir.save(model, path)
-        finally:
-            while len(model.graph.outputs) > len(outputs):
-                model.graph.outputs.pop()
-        if only:
-            _cut(path, names)
-        session = open_session(path)
-        inputs = [i.name for i in session.get_inputs()]
-        for batch in batches:
-            yield dict(zip(names, session.run(names, batch.feed(inputs)), strict=True))
-
-
-def _cut(path: Path, names: Sequence[str]) -> None:
-    """Leave in a graph's file what the named tensors need: ONNX Runtime computes all there is."""
-    model = ir.load(path)
-    kept = [value for value in model.graph.outputs if value.name in names]
-    model.graph.outputs.clear()
-    model.graph.outputs.extend(kept)
-    prune(model)
-    ir.save(model, path)
+    walk = Walk(cut(model, cheap_cuts(model.graph), tensors), list(batches))
+    while len(walk):
+        for _, values in walk.step():
+            if values:
+                yield values

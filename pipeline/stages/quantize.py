@@ -1,5 +1,6 @@
 """Quantize an fp32 graph to static W8A8, in the two forms that ship."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,24 +8,34 @@ from typing import Any
 from pipeline.config import HighPrecision, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.errors import QuantizeError
-from pipeline.graph.equivalence import probe
+from pipeline.graph.equivalence import embed_in_pieces, probe
 from pipeline.graph.files import load_graph, prune
 from pipeline.graph.gemms import add_missing_biases, find_gemm_groups
 from pipeline.graph.half import find_wide_tensors
 from pipeline.graph.observe import unpadded_batches
-from pipeline.progress import track
 from pipeline.quant.calibrate.attention import check_attention, scale_attention
-from pipeline.quant.calibrate.calibration import choose_text, describe_calibration, observe_groups
+from pipeline.quant.calibrate.calibration import (
+    choose_text,
+    describe_calibration,
+)
 from pipeline.quant.calibrate.settings import check_quantize
 from pipeline.quant.choose.left_out import add_gains, keep_fp16, left_in_fp16, survey_left_out
 from pipeline.quant.choose.prediction import choose_by_prediction
-from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.choices import refine
-from pipeline.quant.round.quantized import quantize_group
+from pipeline.quant.round.tables import round_tables
 from pipeline.quant.write.attention import insert_attention_qdq
-from pipeline.quant.write.describe import describe_method, describe_smoothing, list_gemms
+from pipeline.quant.write.block_by_block import quantize_blocks
+from pipeline.quant.write.describe import (
+    describe_method,
+    describe_smoothing,
+    describe_tables,
+    list_gemms,
+)
 from pipeline.quant.write.forms import check_fold, check_twin, write_forms
 from pipeline.quant.write.qdq import insert_qdq
+from pipeline.quant.write.tables import insert_table_dequantize
+
+log = logging.getLogger(__name__)
 
 
 def quantize(
@@ -65,10 +76,11 @@ def quantize(
             return keep_fp16(model, choice, left_out, wide, text, out_dir)
         groups = [group for group in groups if group.gemms[0].name in choice.int8]
     groups = add_missing_biases(graph.graph, groups)
-    tensors = [group.activation for group in groups]
-    fitted, held = observe_groups(graph, tensors, text, config.rounding)
-    conditioned = condition(graph.graph, groups, fitted, held, config)
-    check_fold(graph, model, source, batch, out_dir)
+    exact = embed_in_pieces(graph, batch)
+    records, quantized = quantize_blocks(graph, groups, text, config)
+    smoothing = describe_smoothing(records, shift=config.shift)
+    log.info("smoothed %d tensors: %s", len(records), smoothing)
+    check_fold(graph, exact, source, batch)
     attention = (
         scale_attention(graph, unpadded_batches(text.tokenizer, text.fitted))
         if config.quantize_attention
@@ -76,21 +88,13 @@ def quantize(
     )
     half = config.high_precision is HighPrecision.fp16
     wide = find_wide_tensors(graph, source, text.texts, config.keep_fp32) if half else []
-    quantized = [
-        quantize_group(
-            item.group,
-            item.fitted,
-            item.step,
-            rounding=config.rounding,
-            correct_bias=config.bias_correction,
-        )
-        for item in track(conditioned, "round weights", total=len(conditioned))
-    ]
-    refined = refine(graph.graph, quantized, attention, config, text)
-    table = [*list_gemms(conditioned, quantized, refined), *left_out]
+    tables = round_tables(graph.graph) if config.quantize_embeddings else []
+    refined = refine(graph.graph, quantized, attention, tables, config, text)
+    table = [*list_gemms(records, quantized, refined), *left_out]
     for group in quantized:
         insert_qdq(graph.graph, group, refined.int8)
     insert_attention_qdq(graph.graph, attention)
+    insert_table_dequantize(graph.graph, tables)
     prune(graph)
     unsigned, signed = write_forms(graph, model, config.high_precision, wide, out_dir)
     chosen: dict[str, Any] = {}
@@ -108,14 +112,15 @@ def quantize(
             "gemms": len(table),
             "gemms_int8": len(refined.int8),
             "attention_gemms_int8": len(attention),
+            "embedding_tables_int8": describe_tables(tables),
             "method": describe_method(config),
             "scheme": "W8A8 symmetric, weights per output channel, activations per tensor, static",
             "high_precision": {"model.onnx": "fp32", "engines": config.high_precision.value},
             "engine_graph_worst_cosine_to_model_onnx": check_twin(
                 unsigned, signed, source, batch, config.high_precision
             ),
-            "smoothing": describe_smoothing(conditioned, shift=config.shift),
-            "split_channels_added": sum(item.copies_added for item in conditioned),
+            "smoothing": smoothing,
+            "split_channels_added": sum(item.copies_added for item in records),
             "calibration": describe_calibration(text),
             "gemm_list": table,
             **refined.measured,

@@ -214,6 +214,7 @@ def quantization() -> Data:
     return {
         "gemms": 8,
         "gemms_int8": 7,
+        "embedding_tables_int8": [{"name": "word_embeddings.weight", "shape": [30522, 384]}],
         "method": "static W8A8",
         "scheme": "symmetric",
         "high_precision": {"model.onnx": "fp32", "engines": "fp16"},

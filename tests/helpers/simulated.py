@@ -21,8 +21,10 @@ from pipeline.quant.calibrate.statistics import Activation, observe
 from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.simulation import Simulation
 from pipeline.quant.round.quantized import QuantizedGroup, quantize_group
+from pipeline.quant.round.tables import QuantizedTable, round_tables
 from pipeline.quant.write.attention import insert_attention_qdq
 from pipeline.quant.write.qdq import insert_qdq
+from pipeline.quant.write.tables import insert_table_dequantize
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 from pipeline.vectors import FloatArray
 
@@ -34,18 +36,20 @@ class Prepared:
     graph: ir.Model
     groups: list[QuantizedGroup]
     attention: list[AttentionGemm]
+    tables: list[QuantizedTable]
     tokenizer: Tokenizer
     rows: list[TokenRow]
 
     @cached_property
     def simulation(self) -> Simulation:
-        return Simulation(self.graph.graph, self.groups, self.attention)
+        return Simulation(self.graph.graph, self.groups, self.attention, self.tables)
 
     def write(self, int8: Collection[str], path: Path) -> None:
         """Write the Q/DQ graph with those GEMMs in int8; the simulation is of no use afterwards."""
         for group in self.groups:
             insert_qdq(self.graph.graph, group, int8)
         insert_attention_qdq(self.graph.graph, self.attention)
+        insert_table_dequantize(self.graph.graph, self.tables)
         prune(self.graph)
         save_graph(self.graph, path, precision=NumericType.int8, source_sha256="")
 
@@ -75,7 +79,12 @@ def prepare(
         for item in conditioned
     ]
     return Prepared(
-        graph=graph, groups=quantized, attention=attention, tokenizer=tokenizer, rows=rows
+        graph=graph,
+        groups=quantized,
+        attention=attention,
+        tables=list(round_tables(graph.graph)) if config.quantize_embeddings else [],
+        tokenizer=tokenizer,
+        rows=rows,
     )
 
 
@@ -106,6 +115,6 @@ def statistics_of(tokens: FloatArray) -> Activation:
         low=tokens.min(axis=0),
         high=tokens.max(axis=0),
         mean=tokens.mean(axis=0, dtype=np.float64),
-        moment=tokens.T.astype(np.float64) @ tokens / len(tokens),
+        covariance=np.cov(tokens.T.astype(np.float64), bias=True),
         sample=tokens,
     )

@@ -1,7 +1,7 @@
 """Choose the text that int8 is calibrated on: what gives ranges, what decides between choices."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from pipeline.config import PrecisionConfig, Rounding
 from pipeline.contracts import SourceModel
-from pipeline.graph.observe import MAX_TOKENS, unpadded_batches
-from pipeline.progress import track
+from pipeline.graph.observe import unpadded_batches
+from pipeline.graph.pieces import Walk, cut
 from pipeline.quant.calibrate.spans import cut_spans
-from pipeline.quant.calibrate.statistics import Activation, observe
+from pipeline.quant.calibrate.statistics import Activation, Sum
 from pipeline.text.datasets import spread
 from pipeline.text.source_text import open_tokenizer, tokenize
-from pipeline.text.tokens import Tokenizer, TokenRow, by_exact_length
+from pipeline.text.tokens import Tokenizer, TokenRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,14 @@ class Calibration:
         return self.fitted[: len(self.fitted) - self.spans]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What was seen of some tensors, by name, on the fitted text and on the text held back."""
+
+    fitted: Mapping[str, Activation]
+    held: Mapping[str, Activation]
+
+
 def choose_text(source: SourceModel, config: PrecisionConfig, texts: Sequence[str]) -> Calibration:
     """Choose the text, and hold a part of it back, spread over its kinds."""
     texts = spread(texts, config.calibration_sentences)
@@ -56,24 +64,37 @@ def choose_text(source: SourceModel, config: PrecisionConfig, texts: Sequence[st
     )
 
 
-def observe_groups(
-    graph: ir.Model, tensors: Sequence[ir.Value], text: Calibration, rounding: Rounding
-) -> tuple[Mapping[str, Activation], Mapping[str, Activation]]:
-    """Return the tensors' statistics, by name, on the fitted and on the held-back text.
+def observe_in_turn(
+    graph: ir.Model,
+    starts: Sequence[int],
+    tensors: Sequence[ir.Value],
+    text: Calibration,
+    rounding: Rounding,
+) -> Iterator[Statistics]:
+    """Run the graph cut in front of the nodes ``starts``; yield each piece's tensors' statistics.
+
+    The graph may change between two pieces: each runs as it was.
 
     Raises:
         QuantizeError: a tensor holds NaN or infinite values.
     """
-
-    def watch(rows: Sequence[TokenRow], description: str, *, moments: bool) -> Any:
-        batches = unpadded_batches(text.tokenizer, rows)
-        count = len(by_exact_length(rows, max_tokens=MAX_TOKENS))
-        return observe(graph, tensors, track(batches, description, total=count), moments=moments)
-
-    return (
-        watch(text.fitted, "calibrate", moments=rounding is Rounding.gptq),
-        watch(text.held, "held back", moments=False),
-    )
+    fitted = list(unpadded_batches(text.tokenizer, text.fitted))
+    held = list(unpadded_batches(text.tokenizer, text.held))
+    walk = Walk(cut(graph, starts, tensors), [*fitted, *held])
+    while len(walk):
+        sums: tuple[dict[str, Sum], dict[str, Sum]] = ({}, {})
+        for number, values in walk.step():
+            is_held = number >= len(fitted)
+            wanted = rounding is Rounding.gptq and not is_held
+            for name, value in values.items():
+                of = sums[is_held]
+                if name not in of:
+                    of[name] = Sum(name, value.shape[-1], covariance=wanted)
+                of[name].add(value)
+        yield Statistics(
+            fitted={name: total.result() for name, total in sums[0].items()},
+            held={name: total.result() for name, total in sums[1].items()},
+        )
 
 
 def describe_calibration(text: Calibration) -> dict[str, Any]:

@@ -6,7 +6,7 @@ the size of the calibration set.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,15 @@ SAMPLED_TOKENS = 1024
 class Activation:
     """What a tensor's last axis looked like over ``tokens`` tokens.
 
-    ``low``, ``high`` and ``mean`` are ``[channels]``; ``moment`` is the mean of ``x xᵀ`` (not
-    centred), ``[channels, channels]``, where it was asked for; ``sample`` is
-    ``[<= 1024, channels]``, the same tokens of every tensor.
+    ``low``, ``high`` and ``mean`` are ``[channels]``; ``covariance`` is ``[channels, channels]``,
+    where it was asked for; ``sample`` is ``[<= 1024, channels]``, the same tokens of every tensor.
     """
 
     tokens: int
     low: FloatArray
     high: FloatArray
     mean: DoubleArray
-    moment: DoubleArray | None
+    covariance: DoubleArray | None
     sample: FloatArray
 
     def magnitude(self, shift: FloatArray | float = 0.0) -> FloatArray:
@@ -42,27 +41,25 @@ class Activation:
         magnitude: FloatArray = np.maximum(self.high - shift, shift - self.low)
         return magnitude
 
-    @property
-    def covariance(self) -> DoubleArray:
-        """Covariance of the channels, ``[channels, channels]``; the moment must be there."""
-        assert self.moment is not None
-        return self.moment - np.outer(self.mean, self.mean)
-
     def transformed(self, shift: FloatArray, factors: FloatArray) -> "Activation":
         """Return the statistics of ``(x - shift) / factors``."""
         z, s = shift.astype(np.float64), factors.astype(np.float64)
-        moment = None
-        if self.moment is not None:
-            cross = np.outer(self.mean, z)
-            moment = (self.moment - cross - cross.T + np.outer(z, z)) / np.outer(s, s)
+        covariance = None
+        if self.covariance is not None:  # a shift leaves it as it is
+            covariance = self.covariance / s
+            covariance /= s[:, None]
         return Activation(
             tokens=self.tokens,
             low=(self.low - shift) / factors,
             high=(self.high - shift) / factors,
             mean=(self.mean - z) / s,
-            moment=moment,
+            covariance=covariance,
             sample=(self.sample - shift) / factors,
         )
+
+    def without_covariance(self) -> "Activation":
+        """Return the rest, which is what a choice of strengths is made on."""
+        return replace(self, covariance=None)
 
     def taken(self, channels: npt.NDArray[np.int64]) -> "Activation":
         """Return the statistics of ``x[..., channels]``."""
@@ -71,7 +68,9 @@ class Activation:
             low=self.low[channels],
             high=self.high[channels],
             mean=self.mean[channels],
-            moment=None if self.moment is None else self.moment[np.ix_(channels, channels)],
+            covariance=None
+            if self.covariance is None
+            else self.covariance[np.ix_(channels, channels)],
             sample=self.sample[:, channels],
         )
 
@@ -81,42 +80,49 @@ def observe(
     tensors: Sequence[ir.Value],
     batches: Iterable[TokenBatch],
     *,
-    moments: bool = True,
+    covariances: bool = True,
 ) -> Mapping[str, Activation]:
     """Run the graph in ONNX Runtime and return the statistics of each tensor, by name.
 
-    Second ``moments`` cost more than all the rest; only GPTQ needs them.
+    ``covariances`` cost more than all the rest; only GPTQ needs them.
 
     Raises:
         QuantizeError: a tensor holds NaN or infinite values.
     """
-    sums: dict[str, _Sum] = {}
+    sums: dict[str, Sum] = {}
     for values in run_observed(model, tensors, batches):
         for name, value in values.items():
-            flat = value.reshape(-1, value.shape[-1])
-            if not np.isfinite(flat).all():
-                raise QuantizeError(f"calibration: tensor {name} holds NaN or infinite values")
             if name not in sums:
-                sums[name] = _Sum(flat.shape[1], moments=moments)
-            sums[name].add(flat)
+                sums[name] = Sum(name, value.shape[-1], covariance=covariances)
+            sums[name].add(value)
     return {name: total.result() for name, total in sums.items()}
 
 
-class _Sum:
+class Sum:
     """Running sums of one tensor; rows are gathered, since one large product costs less."""
 
-    def __init__(self, channels: int, *, moments: bool) -> None:
+    def __init__(self, name: str, channels: int, *, covariance: bool) -> None:
+        """Start without a token."""
+        self._name = name
         self._tokens = 0
         self._low = np.full(channels, np.inf, np.float32)
         self._high = np.full(channels, -np.inf, np.float32)
         self._first = np.zeros(channels)
-        self._second = np.zeros((channels, channels)) if moments else None
+        self._second = np.zeros((channels, channels)) if covariance else None
         self._rows: list[FloatArray] = []
         self._random = np.random.default_rng(0)
         self._sample = np.empty((0, channels), np.float32)
         self._draws = np.empty(0)
 
-    def add(self, flat: FloatArray) -> None:
+    def add(self, value: FloatArray) -> None:
+        """Add what the tensor holds of a batch, ``[..., channels]``.
+
+        Raises:
+            QuantizeError: it holds NaN or infinite values.
+        """
+        flat = value.reshape(-1, value.shape[-1])
+        if not np.isfinite(flat).all():
+            raise QuantizeError(f"calibration: tensor {self._name} holds NaN or infinite values")
         np.minimum(self._low, flat.min(axis=0), out=self._low)
         np.maximum(self._high, flat.max(axis=0), out=self._high)
         self._rows.append(flat)
@@ -136,14 +142,19 @@ class _Sum:
         self._draws = draws[kept]
 
     def result(self) -> Activation:
+        """Return the statistics; the sums are of no use afterwards."""
         if self._rows:
             self._flush()
         n = self._tokens
+        mean, covariance = self._first / n, self._second
+        if covariance is not None:
+            covariance /= n
+            covariance -= np.outer(mean, mean)
         return Activation(
             tokens=n,
             low=self._low,
             high=self._high,
-            mean=self._first / n,
-            moment=None if self._second is None else self._second / n,
+            mean=mean,
+            covariance=covariance,
             sample=self._sample,
         )

@@ -10,11 +10,10 @@ from pipeline.contracts import Graphs, OnnxModel
 from pipeline.graph.files import load_graph, save_graph
 from pipeline.graph.gemms import add_missing_biases, find_gemm_groups
 from pipeline.graph.half import cast_to_half, refuse_subgraphs
-from pipeline.quant.calibrate.calibration import Calibration, describe_calibration, observe_groups
+from pipeline.quant.calibrate.calibration import Calibration, describe_calibration
 from pipeline.quant.choose.prediction import SETTING, Choice
-from pipeline.quant.condition.conditioning import condition
 from pipeline.quant.refine.choices import Refined
-from pipeline.quant.round.quantized import quantize_group
+from pipeline.quant.write.block_by_block import quantize_blocks
 from pipeline.quant.write.describe import list_gemms
 
 log = logging.getLogger(__name__)
@@ -33,25 +32,15 @@ def survey_left_out(
     groups = add_missing_biases(graph.graph, find_gemm_groups(graph.graph))
     if all(group.gemms[0].name in choice.int8 for group in groups):
         return []
-    tensors = [group.activation for group in groups]
-    fitted, held = observe_groups(graph, tensors, text, config.rounding)
-    conditioned = [
-        item
-        for item in condition(graph.graph, groups, fitted, held, config)
-        if item.group.gemms[0].name not in choice.int8
-    ]
-    quantized = [
-        quantize_group(
-            item.group,
-            item.fitted,
-            item.step,
-            rounding=config.rounding,
-            correct_bias=config.bias_correction,
-        )
-        for item in conditioned
+    records, quantized = quantize_blocks(graph, groups, text, config)
+    left = [
+        (item, group)
+        for item, group in zip(records, quantized, strict=True)
+        if group.gemms[0].gemm.name not in choice.int8
     ]
     nothing = Refined(int8=(), losses={}, measured={})
-    return left_in_fp16(list_gemms(conditioned, quantized, nothing), choice)
+    rows = list_gemms([item for item, _ in left], [group for _, group in left], nothing)
+    return left_in_fp16(rows, choice)
 
 
 def left_in_fp16(rows: Sequence[Mapping[str, Any]], choice: Choice) -> Rows:

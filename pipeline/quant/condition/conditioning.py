@@ -1,7 +1,5 @@
 """Make an fp32 graph easy to quantize without changing its function: split, shift, smooth."""
 
-import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +8,6 @@ import onnx_ir as ir
 
 from pipeline.config import PrecisionConfig, Rounding
 from pipeline.graph.gemms import GemmGroup
-from pipeline.progress import track
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.headroom import place_steps
@@ -23,8 +20,6 @@ from pipeline.quant.condition.splitting import (
     stagger,
 )
 from pipeline.vectors import IntArray
-
-log = logging.getLogger(__name__)
 
 _GPTQ_SHARE = 0.35
 """What GPTQ leaves of the output error of rounding to nearest, about."""
@@ -62,7 +57,7 @@ def condition(
     splits = _split_outliers(graph, groups, fitted, config.split_share)
     smoother = Smoother(graph, groups)
     done = []
-    for group in track(groups[::-1], "smooth", total=len(groups)):
+    for group in groups[::-1]:
         seen, unseen = fitted[group.name], held[group.name]
         copies, order = splits.get(group.name, (None, None))
         if order is not None:
@@ -99,7 +94,6 @@ def condition(
                 copies_added=0 if copies is None else int(copies.sum() - len(copies)),
             )
         )
-    log.info("smoothed %d tensors: %s", len(done), dict(Counter(item.fold for item in done)))
     return done[::-1]
 
 

@@ -50,6 +50,7 @@ def choose_strength(
     error of rounding to nearest the weight rounding in use leaves.
     """
     best: Strength | None = None
+    fitted = fitted.without_covariance()
     exact = held.sample[:_TOKENS] - shift
     variances = [np.var(exact @ weight, axis=0).sum() for weight in weights]
     for alpha in alphas:

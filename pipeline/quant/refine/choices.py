@@ -10,6 +10,7 @@ from pipeline.config import PrecisionConfig
 from pipeline.quant.calibrate.attention import AttentionGemm
 from pipeline.quant.calibrate.calibration import Calibration
 from pipeline.quant.round.quantized import QuantizedGroup
+from pipeline.quant.round.tables import QuantizedTable
 from pipeline.text.datasets import spread
 from pipeline.text.tokens import by_length
 
@@ -30,6 +31,7 @@ def refine(
     graph: ir.Graph,
     quantized: Sequence[QuantizedGroup],
     attention: Sequence[AttentionGemm],
+    tables: Sequence[QuantizedTable],
     config: PrecisionConfig,
     text: Calibration,
 ) -> Refined:
@@ -48,7 +50,7 @@ def refine(
     from pipeline.quant.refine.sensitivity import cosine_losses, search
     from pipeline.quant.refine.simulation import HeldBack, Simulation
 
-    simulation = Simulation(graph, quantized, attention)
+    simulation = Simulation(graph, quantized, attention, tables)
     rows = spread(text.held, _JUDGED_ROWS)
     held_back = HeldBack(
         simulation, [text.tokenizer.pad([rows[i] for i in ix]) for ix in by_length(rows, 32)]

@@ -17,6 +17,7 @@ from pipeline.quant.calibrate.attention import AttentionGemm
 from pipeline.quant.calibrate.scales import SMALLEST
 from pipeline.quant.refine.torch_graph import Override, Tensor, TorchGraph
 from pipeline.quant.round.quantized import QuantizedGroup
+from pipeline.quant.round.tables import QuantizedTable
 from pipeline.text.tokens import TokenBatch
 
 _FREEDOM = 0.4
@@ -31,10 +32,12 @@ class Simulation:
         graph: ir.Graph,
         groups: Sequence[QuantizedGroup],
         attention: Sequence[AttentionGemm] = (),
+        tables: Sequence[QuantizedTable] = (),
     ) -> None:
         """Take over graph and groups, which must not change while this is in use.
 
-        ``attention`` are batch GEMMs that are in int8 wherever a linear GEMM is.
+        ``attention`` are batch GEMMs, ``tables`` embeddings that are in int8 wherever a linear GEMM
+        is.
 
         Raises:
             QuantizeError: the graph holds an operator that cannot be run here.
@@ -42,7 +45,9 @@ class Simulation:
         self._graph = TorchGraph(graph)
         self._outputs = list(graph.outputs)
         self.groups = [TrainableGroup(group) for group in groups]
-        self._attention = {gemm.node: _attention_override(gemm) for gemm in attention}
+        self._attached = {gemm.node: _attention_override(gemm) for gemm in attention}
+        for table in tables:
+            self._attached |= dict.fromkeys(table.lookups, _lookup_override(table))
         self._norms = [
             node.inputs[0]
             for node in graph
@@ -77,7 +82,7 @@ class Simulation:
         wanted = frozenset(int8)
         if not wanted:
             return {}
-        return self._attention | {
+        return self._attached | {
             node: override
             for group in self.groups
             for node, override in group.overrides(wanted).items()
@@ -172,6 +177,17 @@ def _attention_override(gemm: AttentionGemm) -> Override:
         del node
         left, right = map(_round_activation, inputs, steps)
         return left @ right
+
+    return compute
+
+
+def _lookup_override(table: QuantizedTable) -> Override:
+    integers, scales = torch.from_numpy(table.integers), torch.from_numpy(table.scales)
+
+    def compute(node: ir.Node, inputs: Sequence[Any]) -> Tensor:
+        del node
+        ids = torch.where(inputs[1] < 0, inputs[1] + len(scales), inputs[1])
+        return integers[ids] * scales[ids].unsqueeze(-1)
 
     return compute
 

@@ -46,6 +46,7 @@ def quantize_group(
     joined = np.concatenate([gemm.weight for gemm in group.gemms], axis=1)
     scales = weight_scales(joined)
     if rounding is Rounding.gptq:
+        assert fitted.covariance is not None
         integers = round_gptq(joined, scales, fitted.covariance, noise=float(step) ** 2 / 12)
     else:
         integers = round_nearest(joined, scales)

@@ -1,41 +1,66 @@
 """Describe a quantization for the report."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PrecisionConfig, Rounding
 from pipeline.quant.condition.conditioning import Conditioned
 from pipeline.quant.refine.choices import Refined
 from pipeline.quant.round.quantized import QuantizedGroup, output_errors
+from pipeline.quant.round.tables import QuantizedTable
 
 
-def describe_smoothing(conditioned: Sequence[Conditioned], *, shift: bool) -> dict[str, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """What was done to a group, and what it costs; its statistics are not kept."""
+
+    smoothing: Mapping[str, Any]
+    fold: str
+    shifted: bool
+    copies_added: int
+    output_errors: Sequence[float]
+
+
+def record(item: Conditioned, group: QuantizedGroup) -> GroupRecord:
+    """Keep of a conditioned and rounded group what the report says of it."""
+    return GroupRecord(
+        smoothing={
+            "smoothing": item.fold,
+            "alpha": item.alpha,
+            "activation_scale": item.scale_method,
+            "headroom": item.headroom,
+            "channels_added": item.copies_added,
+        },
+        fold=item.fold,
+        shifted=item.shifted,
+        copies_added=item.copies_added,
+        output_errors=output_errors(group, item.held),
+    )
+
+
+def describe_smoothing(records: Sequence[GroupRecord], *, shift: bool) -> dict[str, int]:
     """Return how many tensors were folded where, and how many could not be shifted."""
-    folds = Counter(item.fold for item in conditioned)
-    folds["not_shifted"] = sum(shift and not item.shifted for item in conditioned)
+    folds = Counter(item.fold for item in records)
+    folds["not_shifted"] = sum(shift and not item.shifted for item in records)
     return dict(sorted((+folds).items()))
 
 
 def list_gemms(
-    conditioned: Sequence[Conditioned], quantized: Sequence[QuantizedGroup], refined: Refined
+    records: Sequence[GroupRecord], quantized: Sequence[QuantizedGroup], refined: Refined
 ) -> list[dict[str, Any]]:
     """Describe every GEMM: how it was quantized, how sensitive it is, why it stayed or left."""
     table = []
-    for item, group in zip(conditioned, quantized, strict=True):
-        errors = output_errors(group, item.held)
-        for part, error in zip(group.gemms, errors, strict=True):
+    for item, group in zip(records, quantized, strict=True):
+        for part, error in zip(group.gemms, item.output_errors, strict=True):
             name = part.gemm.name
             row: dict[str, Any] = {
                 "name": name,
                 "node": part.gemm.node.name,
                 "shape": list(part.integers.shape),
                 "int8": name in refined.int8,
-                "smoothing": item.fold,
-                "alpha": item.alpha,
-                "activation_scale": item.scale_method,
-                "headroom": item.headroom,
-                "channels_added": item.copies_added,
+                **item.smoothing,
                 "output_error": error,
             }
             if refined.losses:
@@ -47,6 +72,11 @@ def list_gemms(
                 )
             table.append(row)
     return table
+
+
+def describe_tables(tables: Sequence[QuantizedTable]) -> list[dict[str, Any]]:
+    """Describe every embedding table in int8: its name and ``[rows, channels]`` shape."""
+    return [{"name": table.name, "shape": list(table.integers.shape)} for table in tables]
 
 
 def describe_method(config: PrecisionConfig) -> str:

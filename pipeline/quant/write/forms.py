@@ -9,11 +9,13 @@ import onnx_ir as ir
 from pipeline.config import HighPrecision, NumericType
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import QuantizeError
-from pipeline.graph.equivalence import worst_cosine
-from pipeline.graph.files import load_graph, save_graph
+from pipeline.graph.equivalence import embed_in_pieces, worst_cosine
+from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.half import cast_to_half, refuse_subgraphs
 from pipeline.quant.write.qdq import to_unsigned_activations
+from pipeline.quant.write.tables import scale_rows_behind_lookup
 from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import FloatArray, row_cosines
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +28,13 @@ MIN_FOLD_COSINE = 0.99999
 """Splitting and smoothing must leave the fp32 function unchanged to this cosine."""
 
 
-def check_fold(
-    graph: ir.Model, model: OnnxModel, source: SourceModel, batch: TokenBatch, out_dir: Path
-) -> None:
-    """Compare the graph with the model it was made from, both in fp32.
+def check_fold(graph: ir.Model, exact: FloatArray, source: SourceModel, batch: TokenBatch) -> None:
+    """Compare what the graph gives for a batch with what it gave before, both in fp32.
 
     Raises:
         QuantizeError: a cosine below ``MIN_FOLD_COSINE``.
     """
-    path = out_dir / "smoothed.onnx"
-    smoothed = save_graph(graph, path, precision=NumericType.fp32, source_sha256=model.sha256)
-    worst = worst_cosine(model, smoothed, batch)
-    for file in out_dir.glob("smoothed.onnx*"):
-        file.unlink()
+    worst = float(row_cosines(exact, embed_in_pieces(graph, batch)).min())
     if not worst >= MIN_FOLD_COSINE:
         raise QuantizeError(
             f"{source.name}: smoothing changed the fp32 function (cosine {worst:.6f}, expected at "
@@ -66,6 +62,8 @@ def write_forms(
         cast_to_half(half, wide)
         signed = save_graph(half, path, precision=kind, source_sha256=model.sha256)
     to_unsigned_activations(graph.graph)
+    scale_rows_behind_lookup(graph.graph)
+    prune(graph)
     unsigned = save_graph(graph, out_dir / "model.onnx", precision=kind, source_sha256=model.sha256)
     return unsigned, signed
 

@@ -21,7 +21,7 @@ def seen(low: npt.ArrayLike, high: npt.ArrayLike) -> Activation:
         low=f32(low),
         high=f32(high),
         mean=none,
-        moment=none,
+        covariance=none,
         sample=none.astype(np.float32),
     )
 
@@ -35,7 +35,7 @@ def sampled(values: npt.ArrayLike) -> Activation:
         low=sample.min(axis=0),
         high=sample.max(axis=0),
         mean=none,
-        moment=none,
+        covariance=none,
         sample=sample,
     )
 

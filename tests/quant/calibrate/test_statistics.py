@@ -59,14 +59,13 @@ def test_the_graph_keeps_its_own_outputs() -> None:
     assert not seen.is_graph_output()
 
 
-def test_moments_are_those_of_all_rows_together() -> None:
+def test_covariances_are_those_of_all_rows_together() -> None:
     model = ir.from_onnx_text(EMBEDDING)
     batches = [ids([[0, 1], [1, 0]]), ids([[3]])]
     rows = np.array([[1, -1], [2, -5], [2, -5], [1, -1], [-7, 4]])
     seen = observe(model, [tensor(model, "seen")], batches)["seen"]
     np.testing.assert_allclose(seen.mean, rows.mean(axis=0))
-    assert seen.moment is not None
-    np.testing.assert_allclose(seen.moment, rows.T @ rows / 5)
+    assert seen.covariance is not None
     np.testing.assert_allclose(seen.covariance, np.cov(rows.T, bias=True))
 
 
@@ -79,8 +78,8 @@ def test_transformed_statistics_are_those_of_the_transformed_rows() -> None:
     np.testing.assert_allclose(moved.low, rows.min(axis=0))
     np.testing.assert_allclose(moved.high, rows.max(axis=0))
     np.testing.assert_allclose(moved.mean, rows.mean(axis=0))
-    assert moved.moment is not None
-    np.testing.assert_allclose(moved.moment, rows.T @ rows / 3)
+    assert moved.covariance is not None
+    np.testing.assert_allclose(moved.covariance, np.cov(rows.T, bias=True), rtol=1e-5)
 
 
 def test_the_sample_is_transformed_with_them() -> None:
@@ -100,8 +99,8 @@ def test_taken_statistics_are_those_of_the_channels_taken() -> None:
     np.testing.assert_allclose(seen.low, rows.min(axis=0))
     np.testing.assert_allclose(seen.high, rows.max(axis=0))
     np.testing.assert_allclose(seen.mean, rows.mean(axis=0))
-    assert seen.moment is not None
-    np.testing.assert_allclose(seen.moment, rows.T @ rows / 3)
+    assert seen.covariance is not None
+    np.testing.assert_allclose(seen.covariance, np.cov(rows.T, bias=True))
     assert sorted(seen.sample.tolist()) == sorted(rows.tolist())
     assert seen.tokens == 3
 
@@ -196,7 +195,7 @@ def test_batches_hold_each_row_once_and_no_padding(tiny_tokenizer: Tokenizer) ->
 
 def test_moments_are_left_out_where_they_are_not_asked_for() -> None:
     model = ir.from_onnx_text(EMBEDDING)
-    seen = observe(model, [tensor(model, "seen")], [ids([[0, 1, 3]])], moments=False)["seen"]
-    assert seen.moment is None
-    assert seen.transformed(f32([1, 1]), f32([2, 2])).moment is None
-    assert seen.taken(np.array([1, 0, 1])).moment is None
+    seen = observe(model, [tensor(model, "seen")], [ids([[0, 1, 3]])], covariances=False)["seen"]
+    assert seen.covariance is None
+    assert seen.transformed(f32([1, 1]), f32([2, 2])).covariance is None
+    assert seen.taken(np.array([1, 0, 1])).covariance is None
