@@ -15,7 +15,7 @@ from pipeline.vectors import row_cosines
 
 _BATCH_SIZE = 32
 
-QUICK_TEXTS = 64
+QUICK_TEXTS = 32
 QUICK_INVARIANCE = 4
 """What a server that starts has time for."""
 
