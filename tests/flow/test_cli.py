@@ -332,7 +332,7 @@ def test_report_has_the_schema(published: Path) -> None:
 
 def test_manifest_describes_every_file(published: Path, tiny_dir: Path) -> None:
     manifest = read_json(published / "manifest.json")
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["precision"] == published.name
     assert manifest["config"]["model"]["name"] == "tiny"
     assert manifest["model"]["weights_sha256"] == sha256_file(tiny_dir / "model.safetensors")
