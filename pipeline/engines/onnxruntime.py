@@ -1,5 +1,6 @@
 """Run a graph in ONNX Runtime on the CPU, or on CUDA where it is floating point."""
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -11,10 +12,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 import onnxruntime as ort
 
 from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.bound import CUDA_TOKENS, BoundSession
 from pipeline.engines.cores import usable_cores
+from pipeline.engines.cuda import Cuda, missing
 from pipeline.engines.gpu import has_cuda_driver
+from pipeline.engines.slots import SLOTS
 from pipeline.errors import MeasureError
 from pipeline.text.tokens import TokenBatch
+
+log = logging.getLogger(__name__)
 
 CACHED_TOKENS = 2048
 """More tokens than this at once leave a CPU's caches, and each token takes longer
@@ -36,9 +42,11 @@ def open_session(
     threads: int = 0,
     optimize: bool = True,
     profile: Path | None = None,
+    graphs: bool = False,
 ) -> ort.InferenceSession:
     """Open a graph, and fail with ONNX Runtime's own words where it cannot be.
 
+    ``graphs`` lets CUDA capture runs; it is refused for a graph that does not run on CUDA whole.
     ``threads`` 0 means all physical cores; ``profile`` begins the path of the profile that
     ``session.end_profiling()`` writes. The providers that really run are
     ``session.get_providers()``: asking for CUDA does not give CUDA.
@@ -59,7 +67,9 @@ def open_session(
     if cuda and has_cuda():
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch's wheels bring
         # TF32 is its default; here fp32 means fp32, as in every plan and in the reference.
-        providers = [(CUDA, {"use_tf32": "0"}), _CPU]
+        # Its arena grows by what is asked for, not to the next power of two.
+        settings = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+        providers = [(CUDA, settings | ({"enable_cuda_graph": "1"} if graphs else {})), _CPU]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base
@@ -71,34 +81,44 @@ class OnnxRuntimeEncoder:
     """``model.onnx`` in ONNX Runtime.
 
     int8 stays on the CPU: ONNX Runtime's CUDA provider hands integer GEMMs back to the CPU and is
-    many times slower than fp32 there.
+    many times slower than fp32 there. On CUDA inputs and outputs stay on the device and small
+    batches are CUDA graphs where ``cuda-bindings`` is installed (``engines.bound``).
 
     On a CPU many batches are done sooner one a core than one after another with every core on each:
     nothing waits for the slowest share of a GEMM. That takes a second session of one thread, which
     is opened when it is first of use and holds the weights once more.
     """
 
-    bucketed = False
-
     def __init__(self, path: Path, *, cuda: bool = False, threads: int = 0) -> None:
         """Open the graph; ``threads`` 0 means all physical cores."""
         self.name = "onnxruntime"
         self._path = path
         self._opened = _identity(path)
-        self._session = open_session(path, cuda=cuda, threads=threads)
+        self._bound: BoundSession | None = None
+        if cuda and has_cuda():
+            self._session, self._bound = _open_on_cuda(path, threads)
+        else:
+            self._session = open_session(path, threads=threads)
         self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
-        self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else None
+        self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else CUDA_TOKENS
         self.lanes = (threads or usable_cores()) if self.device == "cpu" else 1
+        self.bucketed = self._bound is not None
+        if self._bound is not None:
+            self.lanes = SLOTS
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._single: ort.InferenceSession | None = None
         self._opening = threading.Lock()
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
+        if self._bound is not None:
+            return self._bound.encode(batch)
         return self._run(self._session, batch)
 
     def encode_beside(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
-        """Encode with one core, while other threads do so with theirs."""
+        """Encode with one core, while other threads do so with theirs; on CUDA take turns."""
+        if self._bound is not None:
+            return self._bound.encode(batch)
         return self._run(self._session if self.lanes == 1 else self._one_core(), batch)
 
     def _run(self, session: ort.InferenceSession, batch: TokenBatch) -> npt.NDArray[np.float32]:
@@ -116,6 +136,23 @@ class OnnxRuntimeEncoder:
                         single = self._session
                 self._single = single
             return self._single
+
+
+def _open_on_cuda(path: Path, threads: int) -> tuple[ort.InferenceSession, BoundSession | None]:
+    """Open a session with CUDA graphs where it can have them, and without where not."""
+    reason = missing()
+    if reason is None:
+        for graphs in (True, False):
+            try:
+                session = open_session(path, cuda=True, threads=threads, graphs=graphs)
+                if session.get_providers()[0] != CUDA:
+                    return session, None
+                return session, BoundSession(session, Cuda(), graphs=graphs)
+            except MeasureError as error:
+                reason = str(error)
+                log.info("CUDA graphs %s: %s", "off" if graphs else "and bound buffers off", error)
+    log.info("ONNX Runtime copies inputs and outputs itself: %s", reason)
+    return open_session(path, cuda=True, threads=threads), None
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ encoder = load("artifacts/minilm/int8")
 encoder.encode(["a sentence"])
 """
 
+from pipeline.runtime.batcher import Batcher
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.runtime.loading import load
 
-__all__ = ["TextEncoder", "load"]
+__all__ = ["Batcher", "TextEncoder", "load"]

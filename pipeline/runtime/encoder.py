@@ -198,6 +198,13 @@ class TextEncoder:
             show_progress_bar=show_progress_bar,
         )
 
+    def tokenize_one(
+        self, text: str, prompt_name: str | None = None, prompt: str | None = None
+    ) -> Ragged:
+        """Return a text's tokens as ``encode`` makes them; raises what it does."""
+        (window,) = windows(iter([text]), None, self.tokenizer.longest)
+        return self._tokenize(window, self._prompt(prompt_name, prompt))
+
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         """Resolve the prompt in Sentence Transformers' order: text, name, the model's default."""
         if prompt is not None:

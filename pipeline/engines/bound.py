@@ -1,0 +1,127 @@
+"""An ONNX Runtime session on CUDA whose inputs and outputs stay on the device, with CUDA graphs.
+
+ONNX Runtime captures a graph by the number that a run is given, replays it when the number comes
+again, and keeps it as long as the session lives: there are at most ``MOST_GRAPHS``, for the shapes
+that came twice first; others run without
+(https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview).
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.buckets import Buckets
+from pipeline.engines.cuda import Cuda
+from pipeline.engines.slots import SLOTS, Slot, Slots, parts
+from pipeline.errors import MeasureError
+from pipeline.text.ragged import TokenBatch
+
+log = logging.getLogger(__name__)
+
+CUDA_TOKENS = 32_768
+"""Tokens in a batch: an H200 takes no longer a token with more, with fewer it does (docs/gpu.md).
+ONNX Runtime's memory grows with the largest batch and is not given back, so this bounds it too."""
+
+_GRAPH_ID = "gpu_graph_id"
+_NO_GRAPH = -1
+
+
+class BoundSession:
+    """Runs batches on the device; threads may call it at once.
+
+    One batch is computed at a time; the next is copied meanwhile.
+    """
+
+    def __init__(
+        self, session: Any, cuda: Cuda, *, graphs: bool, tokens: int = CUDA_TOKENS
+    ) -> None:
+        """Allocate room for batches of ``tokens``; ``graphs`` says that the session may capture.
+
+        Raises:
+            MeasureError: no room on the device, or the graph's output has no fixed dimension.
+        """
+        self._session = session
+        self._names = [value.name for value in session.get_inputs()]
+        dimension = next(o for o in session.get_outputs() if o.name == GRAPH_OUTPUT).shape[-1]
+        if not isinstance(dimension, int):
+            raise MeasureError(f"output {GRAPH_OUTPUT}: dimension {dimension!r} is not a number")
+        self.tokens = tokens
+        self._dimension = dimension
+        self._slots = Slots(_allocate(cuda, self._names, tokens, dimension))
+        # ONNX Runtime cannot drop a graph; a graph knows the addresses of one slot only.
+        self._graphs: Buckets[dict[int, int]] = Buckets(None)
+        self._captures = graphs
+        self._next_id = 1
+        self._running = threading.Lock()
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes have a graph."""
+        return len(self._graphs)
+
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, float32 ``[batch, dim]``.
+
+        Raises:
+            MeasureError: ONNX Runtime or CUDA refused; their words are in the message.
+        """
+        done = [self._encode(part) for part in parts(batch, self.tokens)]
+        return done[0] if len(done) == 1 else np.concatenate(done)
+
+    def _encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        if batch.input_ids.size > self.tokens:
+            raise MeasureError(f"a text of {batch.input_ids.size} tokens: at most {self.tokens}")
+        with self._slots.one() as slot:
+            shape = slot.put(batch)
+            slot.synchronize()
+            with self._running:
+                self._run(slot, shape)
+            return slot.take(len(batch.input_ids))
+
+    def _run(self, slot: Slot, shape: tuple[int, int]) -> None:
+        import onnxruntime as ort
+
+        binding = self._session.io_binding()
+        for name, address in slot.inputs.items():
+            binding.bind_input(name, "cuda", 0, np.int64, shape, address)
+        output = (shape[0], self._dimension)
+        binding.bind_output(GRAPH_OUTPUT, "cuda", 0, np.float32, output, slot.output)
+        options = ort.RunOptions()
+        options.add_run_config_entry(_GRAPH_ID, str(self._graph_id(slot, shape)))
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            first = str(error).strip().split("\n")[0]
+            raise MeasureError(f"ONNX Runtime could not run {shape}: {first}") from error
+
+    def _graph_id(self, slot: Slot, shape: tuple[int, int]) -> int:
+        """Return the number to run a shape under in a slot; a new one is captured by its run."""
+        if not self._captures:
+            return _NO_GRAPH
+        ids = self._graphs.find(shape)
+        if ids is None:
+            if not self._graphs.wants(shape):
+                return _NO_GRAPH
+            ids = {}
+            self._graphs.add(shape, ids)
+        if slot.index not in ids:
+            ids[slot.index] = self._next_id
+            self._next_id += 1
+        return ids[slot.index]
+
+
+def _allocate(cuda: Cuda, names: Sequence[str], tokens: int, dimension: int) -> list[Slot]:
+    slots: list[Slot] = []
+    try:
+        for index in range(SLOTS):
+            slots.append(Slot(cuda, index, names, tokens, dimension))
+    except MeasureError:
+        for slot in slots:
+            slot.close()
+        raise
+    return slots
