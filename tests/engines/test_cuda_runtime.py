@@ -280,7 +280,7 @@ def test_a_failed_run_gives_its_slot_back() -> None:
 
     encoder = bind(session, FakeRuntime())
     good = session.run_with_iobinding
-    session.run_with_iobinding = fail  # type: ignore[method-assign]
+    session.run_with_iobinding = fail  # type: ignore[assignment]
     for _ in range(SLOTS + 1):
         with pytest.raises(MeasureError, match=r"could not run \(1, 4\): CUDA failure 700$"):
             encoder.encode(batch(1, 4))

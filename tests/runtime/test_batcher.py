@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,8 @@ def test_a_full_batch_does_not_wait(encoder: TextEncoder) -> None:
 
 def test_prompts(encoder: TextEncoder) -> None:
     with Batcher(encoder) as batcher:
-        for how in ({"prompt_name": "query"}, {"prompt": "any: "}, {}):
+        given: list[dict[str, Any]] = [{"prompt_name": "query"}, {"prompt": "any: "}, {}]
+        for how in given:
             np.testing.assert_array_equal(
                 batcher.encode("word", **how), encoder.encode("word", **how)
             )
