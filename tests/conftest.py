@@ -1,5 +1,7 @@
 """Shared fixtures: the real model, a tiny random one, and what the stages make of the tiny one."""
 
+import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from architectures import make_tokenizer
 from skipping import skip_without
 
 from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
@@ -68,7 +71,31 @@ def minilm_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_tiny(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeTiny:
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenizer and module files for tiny models: the package's, or made here where it is not.
+
+    GPU machines mostly have no package; what their tests need of a tokenizer is that it works.
+    """
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        files = metadata.files(PACKAGE) or []
+        return next(Path(str(f.locate())).parent for f in files if f.name == "modules.json")
+    config = DatasetConfig(name="sample", format=DatasetFormat.sample)
+    root = tmp_path_factory.mktemp("base")
+    make_tokenizer(load_dataset(config).calibration).save_pretrained(str(root))
+    names = ("Transformer", "Pooling", "Normalize")
+    places = ("", "1_Pooling", "2_Normalize")
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (name, path) in enumerate(zip(names, places, strict=True))
+    ]
+    (root / "modules.json").write_text(json.dumps(modules))
+    for path in places[1:]:
+        (root / path).mkdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeTiny:
     """Return a function that saves a tiny random BERT, changed by ``mutate`` if given."""
 
     def make(mutate: Callable[[Any], None] | None = None) -> Path:
@@ -94,7 +121,7 @@ def make_tiny(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Mak
             if mutate is not None:
                 mutate(bert)
         legacy = root / "legacy"
-        shutil.copytree(minilm_dir, legacy, ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copytree(tiny_base, legacy, ignore=shutil.ignore_patterns("*.safetensors"))
         bert.save_pretrained(str(legacy), safe_serialization=True)
         (legacy / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {MAX_LENGTH}}}')
         (legacy / "1_Pooling" / "config.json").write_text(

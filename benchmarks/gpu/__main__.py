@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.gpu.bench import Bench, open_bench
 from benchmarks.gpu.ceilings import measure_ceilings, measure_model_gemms
+from benchmarks.gpu.feed import measure_text_to_vectors
 from benchmarks.gpu.graphs import measure_graphs
 from benchmarks.gpu.schema import SCHEMA, SECTIONS, problems
 from benchmarks.gpu.sides import measured_memory
@@ -145,6 +146,13 @@ def _sections(bench: Bench, done: dict[str, Any], *, quick: bool) -> dict[str, C
                 budget_s=GRID_S,
             )
             | skipped
+        ),
+        "text_to_vectors": lambda: measure_text_to_vectors(
+            sides,
+            bench.tokenizer,
+            bench.texts,
+            dimension=int(bench.manifest["model"]["dimension"]),
+            quick=quick,
         ),
         "memory": lambda: measured_memory(sides) | skipped,
         "cuda_graphs": lambda: measure_graphs(sides) | skipped,

@@ -53,6 +53,11 @@ SECTIONS: dict[str, Any] = {
     "cuda_graphs": {
         ANY: [{"batch": int, "sequence": int, "off_ms": NUMBER, "on_ms": NUMBER}],
     },
+    "text_to_vectors": {
+        "texts": int,
+        "tokenizing": NUMBER,
+        "engines": {ANY: {"as_is": NUMBER, "sweep": {ANY: NUMBER}}},
+    },
     "memory": {ANY: {"opened_bytes": int, "used_bytes": int}},
     "clocks": {"before": {ANY: NUMBER}, "after": {ANY: NUMBER}},
 }

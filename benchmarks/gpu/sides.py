@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "torch_fp32"
 TORCH = ("torch_tf32", "torch_fp16", "torch_bf16", "torch_compile")
-ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+ENGINES = ("onnxruntime", "onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,9 @@ def open_encoder(name: str, path: Path, precision: NumericType, *, cuda: bool = 
     if name in ("onnxruntime", "onnxruntime_cuda"):
         from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
-        return OnnxRuntimeEncoder(path, cuda=cuda)
+        encoder = OnnxRuntimeEncoder(path, cuda=cuda)
+        encoder.name = name
+        return encoder
     if name == "openvino":
         from pipeline.engines.openvino import OpenVINOEncoder
 

@@ -1,6 +1,6 @@
 """Say what a report's numbers mean: what to do first, and what an artifact gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report import numbers
@@ -31,21 +31,31 @@ def next_step(data: Mapping[str, Any]) -> str:
     rest += predicted_advice(data)
     if not executed:
         return f"Nothing was measured.{rest}"
+    unused = _unused_gpu(data, executed)
     best = max(executed, key=lambda artifact: _speed(artifact)["median"])
     words = verdict(_speed(best))
     if words != "faster":
         slow = "slower than" if words == "slower" else "no faster than"
-        return f"Keep PyTorch fp32 on this machine: {best['file']} is {slow} it.{rest}"
+        return f"{unused}Keep PyTorch fp32 on this machine: {best['file']} is {slow} it.{rest}"
     better = _better_beside(best, data)
     if better is not None:
         return (
-            f"Deploy {better['precision']}, which is published beside this one: its "
+            f"{unused}Deploy {better['precision']}, which is published beside this one: its "
             f"{better['artifact']} is faster and closer to fp32.{rest}"
         )
     gain = f"{_gain(_speed(best))} the speed of PyTorch fp32 on {best['device']}"
     shared = sum(artifact["file"] == best["file"] for artifact in executed) > 1
     runtime = f" in {best['name']}" if shared else ""
-    return f"Deploy {best['file']}{runtime}: {gain}.{rest}"
+    return f"{unused}Deploy {best['file']}{runtime}: {gain}.{rest}"
+
+
+def _unused_gpu(data: Mapping[str, Any], executed: Sequence[Mapping[str, Any]]) -> str:
+    """Say first that the reference had a GPU and nothing of the bundle ran on it."""
+    there = (data.get("reference") or {}).get("device") == "cuda"
+    if not there or any(artifact["device"] != "cpu" for artifact in executed):
+        return ""
+    names = " and ".join(sorted({artifact["name"] for artifact in executed}))
+    return f"Nothing of this bundle ran on the GPU of this machine ({names} ran on the CPU). "
 
 
 def status_words(status: str) -> str:

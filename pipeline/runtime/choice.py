@@ -16,7 +16,10 @@ from pipeline.errors import BundleError, MeasureError
 
 log = logging.getLogger(__name__)
 
-KNOWN = ("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
+FUSED = "onnxruntime_cuda"
+"""``cuda/model.onnx`` in ONNX Runtime; ``onnxruntime`` is ``model.onnx``."""
+
+KNOWN = ("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", FUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +118,15 @@ def _open_model(parent: Parent, checker: Checker, wanted: str) -> Encoder:
     manifest = parent.manifest
     kind = NumericType(manifest["precision_type"])
     gpu = kind is not NumericType.int8 and _may_use_a_gpu()
-    if wanted == "auto" and gpu:  # cpu_runtime is the faster one of CPUs only
-        on_gpu = _open_on_gpu(checker)
-        if on_gpu.device == "cuda":
-            return on_gpu
+    on_gpu = _open_on_gpu(checker, wanted) if gpu else None
+    if on_gpu is not None:
+        return on_gpu
+    if wanted == FUSED:
+        raise BundleError(
+            f"engine {FUSED}: ONNX Runtime has no CUDA device here, or the bundle no {CUDA_GRAPH}; "
+            "load with engine='onnxruntime'"
+        )
+    # cpu_runtime is the faster one of CPUs only
     if wanted == "openvino" or (wanted == "auto" and manifest.get("cpu_runtime") == "openvino"):
         from pipeline.engines.openvino import OpenVINOEncoder, missing
 
@@ -128,17 +136,21 @@ def _open_model(parent: Parent, checker: Checker, wanted: str) -> Encoder:
         if wanted == "openvino":
             raise BundleError(f"engine openvino: {reason}; load with engine='onnxruntime'")
         log.info("not used: openvino: %s", reason)
-    return _open_on_gpu(checker) if gpu else _opened(checker, partial(_onnxruntime, cuda=False))
+    return _opened(checker, partial(_onnxruntime, cuda=gpu))
 
 
-def _open_on_gpu(checker: Checker) -> Encoder:
-    """Open the graph that is fused for CUDA where there is one, unless it does not get the GPU."""
+def _open_on_gpu(checker: Checker, wanted: str) -> Encoder | None:
+    """Open the graph that is fused for CUDA, or ``model.onnx``; None where it gets no GPU."""
     open_ = partial(_onnxruntime, cuda=True)
-    if checker.has(CUDA_GRAPH.as_posix()):
+    fused = wanted in ("auto", FUSED) and checker.has(CUDA_GRAPH.as_posix())
+    if fused:
         encoder = _opened(checker, open_, CUDA_GRAPH.as_posix())
-        if encoder.device == "cuda":
-            return encoder
-    return _opened(checker, open_)
+        encoder.name = FUSED
+    elif wanted == "auto":
+        encoder = _opened(checker, open_)
+    else:
+        return None
+    return encoder if encoder.device == "cuda" else None
 
 
 def _may_use_a_gpu() -> bool:

@@ -46,7 +46,8 @@ def load(
 ) -> TextEncoder:
     """Load a bundle with its best engine for this machine, or with the ``engine`` named.
 
-    ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx``, ``openvino`` or ``onnxruntime``.
+    ``engine`` is ``auto``, ``tensorrt``, ``tensorrt_rtx``, ``openvino``, ``onnxruntime`` or
+    ``onnxruntime_cuda``.
     ``auto`` takes a TensorRT plan that fits this GPU and version (and logs why not), else ONNX
     Runtime on a GPU that it can use, else what ran ``model.onnx`` fastest on a CPU when the bundle
     was validated and is installed here; an engine that was named is taken or refused. Every file is

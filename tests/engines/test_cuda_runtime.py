@@ -1,7 +1,6 @@
 """CUDA's calls, buckets, slots and bound sessions, against a CUDA that is the CPU's memory."""
 
 import ctypes
-import importlib.util
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +123,6 @@ def test_the_real_bindings_have_every_function_that_is_called() -> None:
 
 @pytest.mark.skipif(missing() is None, reason="cuda-bindings is installed")
 def test_without_the_bindings_it_says_what_to_install() -> None:
-    assert importlib.util.find_spec("cuda.bindings") is None
     with pytest.raises(MeasureError, match="cuda-bindings is not installed"):
         Cuda()
 

@@ -145,3 +145,14 @@ def test_a_plan_that_contradicts_its_label() -> None:
         "onnxruntime failed plan.int8_gemms: its plan does not run what int8 says (query computes "
         "in fp16 (node_MatMul_46_myl0_2)); publish with engine=onnxruntime"
     )
+
+
+def test_a_gpu_that_nothing_ran_on_is_said_first() -> None:
+    data = int8()
+    data["reference"] |= {"device": "cuda"}
+    first = "Nothing of this bundle ran on the GPU of this machine (onnxruntime ran on the CPU). "
+    assert next_step(data).startswith(f"{first}Deploy model.onnx")
+    data["artifacts"][0]["throughput"]["speedup"] = speedup(0.29, 0.28, 0.3)
+    assert next_step(data).startswith(f"{first}Keep PyTorch fp32 on this machine")
+    data["artifacts"][0]["device"] = "cuda"
+    assert next_step(data).startswith("Keep PyTorch fp32")

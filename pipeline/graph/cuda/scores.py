@@ -124,7 +124,8 @@ def _replace(graph: ir.Graph, block: _Block) -> None:
         flat = ir.node("Reshape", [turned.outputs[0], shape], name=f"{old.name}.{name}")
         for node, dims in ((turned, 4), (flat, 3)):
             output = node.outputs[0]
-            output.name, output.type = node.name, value.type
+            assert value.dtype is not None  # a type of its own: the cast changes types in place
+            output.name, output.type = node.name, ir.TensorType(value.dtype)
             output.shape = ir.Shape([None] * (dims - 1) + [width if dims == 3 else block.size])
             graph.insert_before(block.last, node)
         return flat.outputs[0]

@@ -24,6 +24,10 @@ TEXT_BATCHES = 4
 """From text to vectors, both sides sort by length and cut so many batches at least: few texts in
 one would be mostly padding for Sentence Transformers, and a speed-up over padding is none."""
 
+COLD_S = 120.0
+"""A cold start that was begun may take this long: on a machine with a GPU PyTorch alone loads for
+longer than what is left of a small budget."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
@@ -155,5 +159,6 @@ def _measure_colds(
             batch_size=config.batch_size,
         )
         left = deadline - time.perf_counter()
-        measured.append(measure_cold(job, timeout_s=left) if config.cold and left > 0 else None)
+        allowed = max(left, COLD_S)
+        measured.append(measure_cold(job, timeout_s=allowed) if config.cold and left > 0 else None)
     return measured
