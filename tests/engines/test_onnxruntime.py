@@ -16,4 +16,8 @@ def test_fp32_on_cuda_is_not_tf32(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", lambda *_, providers: asked.extend(providers))
     engine.open_session(tmp_path / "model.onnx", cuda=True)
-    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    settings = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    assert asked == [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
+    asked.clear()
+    engine.open_session(tmp_path / "model.onnx", cuda=True, graphs=True)
+    assert asked[0] == ("CUDAExecutionProvider", settings | {"enable_cuda_graph": "1"})
