@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu.sides import ENGINES, GpuSide
@@ -45,12 +46,12 @@ def measure_text_to_vectors(
             tokenizer, engine, dimension=dimension, prompts={}, default_prompt=None
         )
         encoder.encode(many[: count // 4])
-        rate = count / _best(lambda encoder=encoder: encoder.encode(many), passes)
+        rate = count / _best(partial(encoder.encode, many), passes)
         before, sweep = engine.max_tokens, {}
         try:
             for tokens in SWEEP[:1] if quick or device == "cpu" else SWEEP:
                 engine.max_tokens = tokens
-                seconds = _best(lambda encoder=encoder: encoder.encode(many), passes)
+                seconds = _best(partial(encoder.encode, many), passes)
                 sweep[str(tokens)] = count / seconds
         finally:
             engine.max_tokens = before
