@@ -15,18 +15,20 @@ def lineage_problems(manifest: Manifest) -> list[str]:
 
 
 def lineage_tree(manifest: Manifest) -> list[tuple[int, str, str]]:
-    """Return depth, artifact and sha256 of every step, each below what it was made from."""
-    return list(_below(manifest["lineage"], None, 0))
+    """Return depth, artifact and sha256 of every step, each below what it was made from.
 
-
-def _below(
-    steps: list[dict[str, Any]], origin: str | None, depth: int
-) -> Iterator[tuple[int, str, str]]:
-    for step in steps:
-        if step["from"] == origin:
-            yield depth, step["artifact"], step["sha256"]
-            if step["sha256"] != origin and depth < len(steps):
-                yield from _below(steps, step["sha256"], depth + 1)
+    Steps that lead in a circle, or to one artifact by many ways, are drawn once.
+    """
+    made: dict[str | None, list[dict[str, Any]]] = {}
+    for step in manifest["lineage"]:
+        made.setdefault(step["from"], []).append(step)
+    tree = []
+    waiting = [(0, step) for step in reversed(made.pop(None, []))]
+    while waiting:
+        depth, step = waiting.pop()
+        tree.append((depth, step["artifact"], step["sha256"]))
+        waiting += [(depth + 1, below) for below in reversed(made.pop(step["sha256"], []))]
+    return tree
 
 
 def _broken_steps(manifest: Manifest) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from bundles import manifest_of
 
-from pipeline.bundle.manifest import parse_manifest
+from pipeline.bundle.lineage import lineage_tree
+from pipeline.bundle.manifest import MAX_BYTES, parse_manifest
 from pipeline.errors import BundleError
 
 Manifest = dict[str, Any]
@@ -130,3 +132,42 @@ def test_wrong_values(manifest: Manifest, change: Callable[[Manifest], Any], nam
 )
 def test_not_json(text: str | bytes, named: str) -> None:
     assert named in refusal(text)
+
+
+# Documents made to take long: a few seconds of this machine, whatever they hold.
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+def test_many_keys_one_given_twice() -> None:
+    keys = [f'"{i:x}":0' for i in range(MAX_BYTES // 12)]
+    content = ("{" + ",".join([*keys, keys[-1]]) + "}").encode()
+    assert MAX_BYTES // 2 < len(content) <= MAX_BYTES
+    assert seconds_of(lambda: refusal(content)) < 10
+    assert "is given twice" in refusal(content[:0] + b'{"a": {"b": 1, "c": 2, "b": 1}}')
+
+
+def test_many_small_objects_and_a_long_number() -> None:
+    content = b'{"a":[' + b",".join([b'{"a":0}'] * (MAX_BYTES // 8 - 8)) + b"]}"
+    assert seconds_of(lambda: refusal(content)) < 10
+    assert "not JSON" in refusal(b'{"schema": ' + b"9" * (MAX_BYTES // 2) + b"}")
+
+
+@pytest.mark.parametrize("shape", ["circles", "chain", "star"])
+def test_a_lineage_that_is_no_tree(shape: str) -> None:
+    """Two artifacts made from each other 50 times over are 50 to the power of 50 paths."""
+    n = 50_000
+    pairs: list[tuple[str | None, str]] = {
+        "circles": [(None, "a"), ("a", "b"), *[("b", "c"), ("c", "b")] * 50],
+        "chain": [(str(i) if i else None, str(i + 1)) for i in range(n)],
+        "star": [(None, "0"), *(("0", str(i)) for i in range(1, n))],
+    }[shape]
+    steps = [{"artifact": to, "sha256": to, "from": origin} for origin, to in pairs]
+    found: list[tuple[int, str, str]] = []
+    assert seconds_of(lambda: found.extend(lineage_tree({"lineage": steps}))) < 5
+    assert len(found) == len(steps)
+    assert {sha256 for _, _, sha256 in found} == {to for _, to in pairs}
