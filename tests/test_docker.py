@@ -122,7 +122,7 @@ def pinned(name: str, file: str = "constraints.txt") -> str:
 
 def test_tensorrt_of_the_image_is_what_pyproject_takes(instructions: list[dict[str, Any]]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (requirement,) = map(Requirement, project["optional-dependencies"]["tensorrt"])
+    requirement, _gpu = map(Requirement, project["optional-dependencies"]["tensorrt"])
     arguments = dict(value.split("=", 1) for value in values(instructions, "ARG", ""))
     docs = (ROOT / "docs" / "docker.md").read_text()
     table = dict(re.findall(r"^\| `(\d\d\.\d\d)` \| ([\d.]+) \|", docs, re.MULTILINE))

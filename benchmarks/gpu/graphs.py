@@ -12,6 +12,8 @@ import torch
 
 from benchmarks.gpu.ceilings import best_seconds
 from benchmarks.gpu.sides import GpuSide
+from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.plan import is_capturable
 from pipeline.engines.tensorrt import TensorRTEncoder
 from pipeline.engines.torch import TorchEncoder
 
@@ -76,9 +78,9 @@ def _enqueue(
         return lambda: model({name: inputs[name] for name in names})
     assert isinstance(encoder, TensorRTEncoder)
     output = torch.empty((shape[0], encoder.dimension), device="cuda")
-    context = encoder.bind({name: inputs[name] for name in encoder.inputs}, output)
-    capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX
-    if capturable is not None and not capturable(stream.cuda_stream):
+    addresses = {name: inputs[name].data_ptr() for name in encoder.inputs}
+    context = encoder.bind(shape, addresses | {GRAPH_OUTPUT: output.data_ptr()})
+    if not is_capturable(context, stream.cuda_stream):
         raise RuntimeError("TensorRT-RTX's context says that it cannot be captured")
 
     def run() -> None:

@@ -8,7 +8,6 @@ that came twice first; others run without
 
 import logging
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.cuda import Cuda
-from pipeline.engines.slots import SLOTS, Slot, Slots, parts
+from pipeline.engines.slots import Slot, make_slots, parts
 from pipeline.errors import MeasureError
 from pipeline.text.ragged import TokenBatch
 
@@ -52,7 +51,7 @@ class BoundSession:
             raise MeasureError(f"output {GRAPH_OUTPUT}: dimension {dimension!r} is not a number")
         self.tokens = tokens
         self._dimension = dimension
-        self._slots = Slots(_allocate(cuda, self._names, tokens, dimension))
+        self._slots = make_slots(cuda, self._names, tokens, dimension)
         # ONNX Runtime cannot drop a graph; a graph knows the addresses of one slot only.
         self._graphs: Buckets[dict[int, int]] = Buckets(None)
         self._captures = graphs
@@ -113,15 +112,3 @@ class BoundSession:
             ids[slot.index] = self._next_id
             self._next_id += 1
         return ids[slot.index]
-
-
-def _allocate(cuda: Cuda, names: Sequence[str], tokens: int, dimension: int) -> list[Slot]:
-    slots: list[Slot] = []
-    try:
-        for index in range(SLOTS):
-            slots.append(Slot(cuda, index, names, tokens, dimension))
-    except MeasureError:
-        for slot in slots:
-            slot.close()
-        raise
-    return slots

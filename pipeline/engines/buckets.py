@@ -68,10 +68,15 @@ class Buckets(Generic[T]):
     def add(self, shape: Shape, graph: T) -> None:
         """Keep a shape's graph."""
         while self._drop is not None and len(self._graphs) >= self._most:
-            _, oldest = self._graphs.popitem(last=False)
-            self._drop(oldest)
+            self.drop_oldest()
         self._graphs[shape] = graph
         self._seen.pop(shape, None)
+
+    def drop_oldest(self) -> None:
+        """Give the least recently used graph up."""
+        _, graph = self._graphs.popitem(last=False)
+        if self._drop is not None:
+            self._drop(graph)
 
     def clear(self) -> None:
         """Give every graph up, and want none any more."""

@@ -7,7 +7,11 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
+
+_COMPUTE_CAPABILITY = (75, 76)
+"""``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`` and ``_MINOR``, as cuda.h numbers them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,27 +38,47 @@ def is_installed(module: str) -> bool:
 @functools.cache
 def has_cuda_driver() -> bool:
     """Whether NVIDIA's driver is on this machine; needs no PyTorch."""
+    return _load_driver() is not None
+
+
+def _load_driver() -> ctypes.CDLL | None:
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return False
-    return True
+        return None
 
 
 @functools.cache
 def find_gpu() -> Gpu | None:
-    """Return the CUDA device that PyTorch would use, or None."""
-    if not has_cuda_driver():
+    """Return the first CUDA device that this process sees, or None; needs no PyTorch."""
+    device = _first_device()
+    if device is None:
         return None
-    import torch
-
-    if not torch.cuda.is_available():
+    driver, number = device
+    name = ctypes.create_string_buffer(256)
+    if driver.cuDeviceGetName(name, len(name), number) != 0:
         return None
+    major, minor = (_attribute(driver, number, which) for which in _COMPUTE_CAPABILITY)
     return Gpu(
-        name=torch.cuda.get_device_name(),
-        compute_capability=torch.cuda.get_device_capability(),
+        name=name.value.decode(errors="replace"),
+        compute_capability=(major, minor),
         driver=_driver(),
     )
+
+
+def _first_device() -> tuple[ctypes.CDLL, ctypes.c_int] | None:
+    """Return CUDA's driver and its number of the first device, CUDA_VISIBLE_DEVICES heeded."""
+    driver = _load_driver()
+    number = ctypes.c_int()
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(number), 0) != 0:
+        return None
+    return driver, number
+
+
+def _attribute(driver: ctypes.CDLL, number: ctypes.c_int, which: int) -> int:
+    value = ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(value), which, number)
+    return value.value
 
 
 def _driver() -> str | None:
@@ -90,14 +114,15 @@ def _query(fields: str, index: str | None = None) -> list[str] | None:
 
 
 def _id() -> str:
-    """Name the GPU that PyTorch uses; nvidia-smi's numbers ignore CUDA_VISIBLE_DEVICES."""
-    if not has_cuda_driver():
+    """Name the GPU that CUDA uses; nvidia-smi's numbers ignore CUDA_VISIBLE_DEVICES."""
+    device = _first_device()
+    if device is None:
         return "0"
-    import torch
-
-    if not torch.cuda.is_available():
+    driver, number = device
+    seen = (ctypes.c_ubyte * 16)()
+    if driver.cuDeviceGetUuid(seen, number) != 0:
         return "0"
-    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    return f"GPU-{uuid.UUID(bytes=bytes(seen))}"
 
 
 def gpu_memory_used() -> int | None:

@@ -9,6 +9,7 @@ import importlib
 import re
 
 from pipeline.engines import tensorrt
+from pipeline.engines.cuda import missing
 from pipeline.engines.gpu import find_gpu, is_installed
 
 MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
@@ -46,7 +47,8 @@ def plan_module(
             f"built for {target} with TensorRT {version}, this is {gpu.target} ({gpu.name}) with "
             f"the lean runtime of TensorRT {installed}"
         )
-    return module, None
+    reason = missing()
+    return (module, None) if reason is None else (None, reason)
 
 
 def _loads(built: str, installed: str) -> bool:

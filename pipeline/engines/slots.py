@@ -23,15 +23,22 @@ class Slot:
     """Room for a batch of up to ``tokens`` tokens and the embeddings of as many rows."""
 
     def __init__(
-        self, cuda: Cuda, index: int, names: Sequence[str], tokens: int, dimension: int
+        self,
+        cuda: Cuda,
+        index: int,
+        names: Sequence[str],
+        tokens: int,
+        dimension: int,
+        rows: int | None = None,
     ) -> None:
-        """Allocate.
+        """Allocate; ``rows`` is the most that a batch has, where that is known.
 
         Raises:
             MeasureError: the device has no such room.
         """
         self.index = index
         self.capacity = tokens
+        self._rows = tokens if rows is None else min(rows, tokens)
         self._cuda = cuda
         self._dimension = dimension
         self.stream = cuda.make_stream()
@@ -39,20 +46,21 @@ class Slot:
         self._pinned: list[Pinned] = []
         try:
             self.inputs = {name: self._allocate(8 * tokens) for name in names}
-            self.output = self._allocate(4 * tokens * dimension)
+            self.output = self._allocate(4 * self._rows * dimension)
             self._hosts = {name: self._allocate_pinned(8 * tokens) for name in names}
-            self._host_output = self._allocate_pinned(4 * tokens * dimension)
+            self._host_output = self._allocate_pinned(4 * self._rows * dimension)
         except MeasureError:
             self.close()
             raise
 
-    def put(self, batch: TokenBatch) -> tuple[int, int]:
+    def put(self, batch: TokenBatch, most_rows: int | None = None) -> tuple[int, int]:
         """Copy a batch to the device and return the shape it has there.
 
-        Rows are repeated up to a number that a graph is kept for.
+        Rows are repeated up to a number that a graph is kept for, ``most_rows`` at most.
         """
         rows, tokens = batch.input_ids.shape
-        shape = (min(padded_rows(rows, tokens), self.capacity // tokens), tokens)
+        most = min(self.capacity // tokens, self._rows if most_rows is None else most_rows)
+        shape = (min(padded_rows(rows, tokens), most), tokens)
         for name, array in batch.feed(list(self.inputs)).items():
             host = self._hosts[name]
             view = host.view(np.int64, shape)
@@ -113,6 +121,25 @@ class Slots:
         """Give every slot back; nobody may be using one."""
         for slot in self._all:
             slot.close()
+
+
+def make_slots(
+    cuda: Cuda, names: Sequence[str], tokens: int, dimension: int, rows: int | None = None
+) -> Slots:
+    """Allocate the slots of an engine, or nothing.
+
+    Raises:
+        MeasureError: the device has no such room.
+    """
+    slots: list[Slot] = []
+    try:
+        for index in range(SLOTS):
+            slots.append(Slot(cuda, index, names, tokens, dimension, rows))
+    except MeasureError:
+        for slot in slots:
+            slot.close()
+        raise
+    return Slots(slots)
 
 
 def parts(batch: TokenBatch, tokens: int) -> Iterator[TokenBatch]:

@@ -1,30 +1,28 @@
 """Run plans of TensorRT and TensorRT-RTX: one file drives both, whose modules share an API.
 
-PyTorch supplies device memory and the stream. Deserializing a plan runs code from it: callers
-check the file's sha256 against the manifest first.
+Device memory and streams are ``cuda-bindings``'; no PyTorch. Deserializing a plan runs code from
+it: callers check the file's sha256 against the manifest first.
 """
 
 import importlib
-import logging
-import threading
-from collections import deque
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.bound_plan import BoundPlan
+from pipeline.engines.cuda import Cuda, missing
 from pipeline.engines.gpu import Gpu, find_gpu, is_installed
+from pipeline.engines.plan import Plan
+from pipeline.engines.slots import SLOTS
 from pipeline.errors import MeasureError
 from pipeline.text.tokens import TokenBatch
 
 if TYPE_CHECKING:
     import tensorrt as trt
-    import torch
-
-log = logging.getLogger(__name__)
 
 _RTX_CAPABILITIES = ((8, 0), (8, 6), (8, 9))
 _RTX_LATER = 12
@@ -49,7 +47,7 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
             f"built for {target} with {label} {runtime_version}, this is {gpu.target} "
             f"({gpu.name}) with {label} {installed}"
         )
-    return None
+    return missing()
 
 
 def rtx_obstacle(gpu: Gpu) -> str | None:
@@ -70,10 +68,13 @@ def rtx_obstacle(gpu: Gpu) -> str | None:
 
 
 class TensorRTEncoder:
-    """A deserialized plan, with one execution context per optimization profile in use."""
+    """A deserialized plan; small batches that come again are CUDA graphs (``engines.bound_plan``).
 
-    max_tokens: int | None = None
-    bucketed = False
+    Threads may call it at once.
+    """
+
+    bucketed = True
+    lanes = SLOTS
 
     def __init__(self, path: Path, runtime: str, *, plan: bytes | None = None) -> None:
         """Deserialize the plan for the current CUDA device.
@@ -81,121 +82,53 @@ class TensorRTEncoder:
         ``plan`` are the bytes of ``path`` where they are read already, and were checked.
 
         Raises:
-            MeasureError: TensorRT refuses the plan; its own words are in the message.
+            MeasureError: TensorRT refuses the plan, CUDA has no room, or ``cuda-bindings`` is not
+                installed; their own words are in the message.
         """
-        import torch
-
         self.name = runtime
         self.device = "cuda"
-        self._torch = torch
-        self._module = importlib.import_module(runtime)
-        self._errors: deque[str] = deque(maxlen=3)
-        self._logger = _make_logger(self._module, self._errors)
-        self._runtime: trt.Runtime = self._module.Runtime(self._logger)
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes() if plan is None else plan)
-        if engine is None:
-            raise MeasureError(f"{runtime} cannot load {path}: {self._words()}")
-        self._engine: trt.ICudaEngine = engine
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        mode = self._module.TensorIOMode.INPUT
-        self.inputs = [name for name in names if engine.get_tensor_mode(name) == mode]
-        self.bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
-        self.dimension = int(engine.get_tensor_shape(GRAPH_OUTPUT)[1])
-        self._contexts: dict[int, trt.IExecutionContext] = {}
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+        cuda = Cuda()
+        content = path.read_bytes() if plan is None else plan
+        self._plan = Plan(content, runtime, cuda, str(path))
+        try:
+            self._bound = BoundPlan(self._plan, cuda)
+        except MeasureError:
+            self._plan.close()
+            raise
+        self.inputs = self._plan.inputs
+        self.bounds = self._plan.bounds
+        self.dimension = self._plan.dimension
+        self.max_tokens: int | None = self._bound.tokens
+        # When a process ends, the driver gives everything back itself.
+        weakref.finalize(self, self._bound.close).atexit = False
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes have a CUDA graph."""
+        return self._bound.graphs
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
-        """Return the embeddings of a batch, float32 ``[batch, dim]``, in chunks a profile takes.
+        """Return the embeddings of a batch, float32 ``[batch, dim]``, in parts a profile takes.
 
         Raises:
-            MeasureError: no profile takes this sequence length, or the enqueue failed.
+            MeasureError: no profile takes this sequence length, or the run failed.
         """
-        rows, length = batch.input_ids.shape
-        most = self.bounds[self._pick_profile(length)][2]
-        with self._lock:
-            parts = [
-                self._run(batch, start, min(start + most, rows)) for start in range(0, rows, most)
-            ]
-        return np.concatenate(parts)
+        return self._bound.encode(batch)
 
-    def bind(
-        self, inputs: Mapping[str, "torch.Tensor"], output: "torch.Tensor"
-    ) -> "trt.IExecutionContext":
-        """Point the context of the fitting profile at device tensors, ready to be enqueued.
+    def encode_beside(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Encode as ``encode`` does: one batch is copied while another is computed."""
+        return self._bound.encode(batch)
 
-        Inputs are int64 ``[batch, sequence]``, ``output`` float32 ``[batch, dim]``, all contiguous
-        and on this device; they must live until the work on them is done. The context is the one
-        that ``encode`` uses for such lengths: not both at a time.
+    def bind(self, shape: tuple[int, int], addresses: Mapping[str, int]) -> "trt.IExecutionContext":
+        """Return a context of its own that is pointed at device memory, ready to be enqueued.
+
+        By ``addresses``, inputs are int64 ``[batch, sequence]`` and the output is float32
+        ``[batch, dim]``; they must live until the work on them is done. The context works in the
+        memory that ``encode`` uses: not both at a time.
 
         Raises:
             MeasureError: no profile takes this shape, or TensorRT refuses an address.
         """
-        shape = tuple(inputs[self.inputs[0]].shape)
-        context = self._context(self._pick_profile(shape[1]))
-        for name in self.inputs:
-            if not context.set_input_shape(name, shape):
-                raise MeasureError(f"{self.name}: shape {shape} of {name}: {self._words()}")
-        tensors = {**{name: inputs[name] for name in self.inputs}, GRAPH_OUTPUT: output}
-        for name, tensor in tensors.items():
-            if not context.set_tensor_address(name, tensor.data_ptr()):
-                raise MeasureError(f"{self.name}: address of {name}: {self._words()}")
+        context = self._plan.make_context(self._plan.pick_profile(shape[1]))
+        self._plan.bind(context, shape, addresses)
         return context
-
-    def _run(self, batch: TokenBatch, start: int, stop: int) -> npt.NDArray[np.float32]:
-        torch = self._torch
-        with torch.cuda.stream(self._stream):
-            inputs = {
-                name: torch.from_numpy(np.ascontiguousarray(array[start:stop])).to(
-                    "cuda", non_blocking=True
-                )
-                for name, array in batch.feed(self.inputs).items()
-            }
-            output = torch.empty((stop - start, self.dimension), device="cuda")
-            context = self.bind(inputs, output)
-            if not context.execute_async_v3(self._stream.cuda_stream):
-                raise MeasureError(f"{self.name} could not run a batch: {self._words()}")
-            result: npt.NDArray[np.float32] = output.cpu().numpy()  # waits for the stream
-        return result
-
-    def _context(self, index: int) -> "trt.IExecutionContext":
-        if index not in self._contexts:
-            # Its own profile's memory: the default is the largest of all profiles, each time.
-            strategy = self._module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-            context = self._engine.create_execution_context(strategy)
-            if context is None:
-                raise MeasureError(f"{self.name} gives no execution context: {self._words()}")
-            if not context.set_optimization_profile_async(index, self._stream.cuda_stream):
-                raise MeasureError(f"{self.name} refuses profile {index}: {self._words()}")
-            self._stream.synchronize()  # whoever enqueues may do so on another stream
-            self._contexts[index] = context
-        return self._contexts[index]
-
-    def _profile_bounds(self, index: int) -> tuple[int, int, int]:
-        """Return a profile's smallest and largest sequence, and its largest batch."""
-        low, _, high = self._engine.get_tensor_profile_shape(self.inputs[0], index)
-        return int(low[1]), int(high[1]), int(high[0])
-
-    def _pick_profile(self, length: int) -> int:
-        for index, (low, high, _) in enumerate(self.bounds):
-            if low <= length <= high:
-                return index
-        raise MeasureError(f"{self.name}: no optimization profile takes {length} tokens")
-
-    def _words(self) -> str:
-        return " | ".join(self._errors) or "no reason given"
-
-
-def _make_logger(module: Any, errors: deque[str]) -> Any:
-    severity = module.ILogger.Severity
-
-    class Forward(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-
-        def log(self, level: Any, text: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR):
-                errors.append(" ".join(text.split()))
-            log.log(logging.WARNING if level == severity.WARNING else logging.DEBUG, "%s", text)
-
-    return Forward()

@@ -1,10 +1,9 @@
 """What nvidia-smi says, from a stand-in for it; there is no GPU where these tests run."""
 
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import torch
 
 from pipeline.engines import gpu
 from pipeline.engines.gpu import gpu_clocks, gpu_memory_used
@@ -46,15 +45,55 @@ def test_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert gpu_clocks() is None
 
 
+class Driver:
+    """NVIDIA's driver with one GPU, or with none."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+
+    def _code(self, name: str) -> int:
+        return 100 if name == self.failing else 0
+
+    def cuInit(self, flags: int) -> int:
+        return self._code("cuInit")
+
+    def cuDeviceGet(self, number: Any, index: int) -> int:
+        number._obj.value = 5 + index
+        return self._code("cuDeviceGet")
+
+    def cuDeviceGetName(self, name: Any, size: int, number: Any) -> int:
+        assert number.value == 5
+        name.value = b"NVIDIA L4"
+        return self._code("cuDeviceGetName")
+
+    def cuDeviceGetAttribute(self, value: Any, which: int, number: Any) -> int:
+        value._obj.value = {75: 8, 76: 9}[which]
+        return 0
+
+    def cuDeviceGetUuid(self, seen: Any, number: Any) -> int:
+        seen[:] = bytes.fromhex("ffc794988ff3c2dc3b0dfafd804516ae")
+        return self._code("cuDeviceGetUuid")
+
+
 def test_asks_about_the_gpu_that_cuda_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nvidia-smi's GPU 0 is the machine's first whatever CUDA_VISIBLE_DEVICES says."""
     stand_in(tmp_path, monkeypatch, 'echo "512"')
-    monkeypatch.setattr(gpu, "has_cuda_driver", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    properties = SimpleNamespace(uuid="ffc79498-8ff3-c2dc-3b0d-fafd804516ae")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(gpu, "_load_driver", Driver)
     gpu_memory_used()
     asked = (tmp_path / "asked").read_text("utf-8").split()
     assert "--id=GPU-ffc79498-8ff3-c2dc-3b0d-fafd804516ae" in asked
+
+
+def test_the_gpu_by_the_driver_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, 'echo "580.1"')
+    monkeypatch.setattr(gpu, "_load_driver", Driver)
+    found = gpu.find_gpu.__wrapped__()
+    assert found == gpu.Gpu(name="NVIDIA L4", compute_capability=(8, 9), driver="580.1")
+
+
+@pytest.mark.parametrize("failing", ["cuInit", "cuDeviceGet", "cuDeviceGetName"])
+def test_a_driver_without_a_gpu(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_load_driver", lambda: Driver(failing))
+    assert gpu.find_gpu.__wrapped__() is None

@@ -22,6 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_lean", installed)
     monkeypatch.setattr(lean, "is_installed", lambda name: name == "tensorrt_lean")
     monkeypatch.setattr(lean, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(lean, "missing", lambda: None)
     monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: WHY)
 
 
@@ -66,6 +67,12 @@ def test_without_a_gpu(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == (None, WHY)
 
 
+def test_without_cuda_bindings(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "missing", lambda: "not installed (extra: gpu)")
+    found = lean.plan_module("tensorrt", "11.4.0.106", "sm_89", version_compatible=True)
+    assert found == (None, "not installed (extra: gpu)")
+
+
 def test_the_real_bindings() -> None:
     """What ``TensorRTEncoder`` calls is there; in a process of its own, since it is native code."""
     module = lean.lean_module()
@@ -75,9 +82,11 @@ def test_the_real_bindings() -> None:
 import {module} as lean
 for owner, names in {{
     lean.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_shape "
-        "get_tensor_profile_shape num_optimization_profiles create_execution_context",
+        "get_tensor_profile_shape num_optimization_profiles create_execution_context "
+        "get_device_memory_size_for_profile_v2",
     lean.IExecutionContext: "set_input_shape set_tensor_address execute_async_v3 "
-        "set_optimization_profile_async",
+        "set_optimization_profile_async set_device_memory",
+    lean.ExecutionContextAllocationStrategy: "USER_MANAGED",
     lean.Runtime: "deserialize_cuda_engine",
     lean: "TensorIOMode ILogger ExecutionContextAllocationStrategy",
     lean.BuilderFlag: "VERSION_COMPATIBLE EXCLUDE_LEAN_RUNTIME",

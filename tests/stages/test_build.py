@@ -336,6 +336,7 @@ def obstacle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
         monkeypatch.setitem(sys.modules, runtime, module)
         monkeypatch.setattr(tensorrt_engine, "find_gpu", lambda: gpu)
         monkeypatch.setattr(tensorrt_engine, "is_installed", lambda _module: True)
+        monkeypatch.setattr(tensorrt_engine, "missing", lambda: None)
         return tensorrt_engine.obstacle(runtime, version, target)
 
     return ask
