@@ -97,7 +97,8 @@ def test_another_precision_shares_the_export(first: Path, tiny_dir: Path) -> Non
     bundle = command_line.run_here(
         *arguments(tiny_dir, first.parent.parent), "precision=fp16", "engine=onnxruntime"
     )
-    assert cached(bundle) == {"resolve": True, "export": True, "cast": False, "optimize": False}
+    made = dict.fromkeys(("cast", "optimize", "fuse"), False)
+    assert cached(bundle) == {"resolve": True, "export": True, **made}
 
 
 def test_weights_are_part_of_the_key(tiny_dir: Path, tmp_path: Path) -> None:

@@ -175,5 +175,7 @@ def go_online(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.utils
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # This hub speaks Git LFS; Xet would wait for its own servers.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     for name in ("reset_sessions", "close_session"):  # which one there is depends on the version
         getattr(huggingface_hub.utils, name, lambda: None)()

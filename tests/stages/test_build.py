@@ -227,8 +227,9 @@ def test_rtx_plan_of_fp32(tiny_fp32: OnnxModel, tmp_path: Path) -> None:
 def test_rtx_plan_of_int8(tiny_int8: Graphs, tmp_path: Path) -> None:
     engine = build_rtx(tiny_int8.buildable, tmp_path)
     check_engine(engine, tiny_int8.buildable)
-    # 12 weights, and the activations: shared by Q, K and V, one a GEMM elsewhere (4 in a layer)
-    assert engine.layer_types["int8"] == 12 + 2 * 4
+    # 12 weights and the words' table, and the activations: shared by Q, K and V, one a GEMM
+    # elsewhere (4 in a layer)
+    assert engine.layer_types["int8"] == 12 + 1 + 2 * 4
 
 
 # Builds that go wrong.

@@ -79,7 +79,7 @@ def run(prepared: Prepared, held_back: HeldBack, steps: int = STEPS) -> tuple[fl
 
 def measure_anew(prepared: Prepared, batch: TokenBatch) -> float:
     """Return what is stored in the groups gives, in a simulation of its own."""
-    simulation = Simulation(prepared.graph.graph, prepared.groups)
+    simulation = Simulation(prepared.graph.graph, prepared.groups, tables=prepared.tables)
     return HeldBack(simulation, [batch]).mean_cosine(simulation.gemms)
 
 
