@@ -81,7 +81,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     return self.answer({"error": "no"}, 403)
                 if repo in hub.private:
                     return self.answer({"error": "exists", "url": f"{hub.url}/{repo}"}, 409)
-                hub.private[repo] = asked.get("private", False)
+                # The newer huggingface_hub says "visibility".
+                visibility = asked.get("visibility", "public")
+                hub.private[repo] = asked.get("private", visibility == "private")
                 hub.commit(repo, "main", {".gitattributes": b"*.onnx lfs\n"})
                 return self.answer({"url": f"{hub.url}/{repo}"})
             if path.endswith(".git/info/lfs/objects/batch"):
