@@ -19,6 +19,7 @@ from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.fuse_attention import fuse_attention
 from pipeline.graph.fuse_pooling import drop_expanded_mask
 from pipeline.graph.half import cast_to_half, find_wide_tensors, refuse_subgraphs
+from pipeline.text.source_text import tokenize
 from pipeline.text.tokens import TokenBatch, Tokenizer
 from pipeline.vectors import row_cosines
 
@@ -73,7 +74,7 @@ def fuse(
         activations,
     )
     prune(graph)
-    batches = _probe(tokenizer, [source.prefix + text for text in texts])
+    batches = _probe(source, tokenizer, texts)
     exact = save_graph(
         graph, out_dir / "fp32.onnx", precision=NumericType.fp32, source_sha256=model.sha256
     )
@@ -91,9 +92,9 @@ def fuse(
     return cast
 
 
-def _probe(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenBatch]:
+def _probe(source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenBatch]:
     """Return some of the texts as one padded batch, and the shortest and the longest alone."""
-    rows = tokenizer.rows(texts[:: max(1, len(texts) // PROBED)][:PROBED])
+    rows = tokenize(source, tokenizer, texts[:: max(1, len(texts) // PROBED)][:PROBED])
     rows.sort(key=lambda row: len(row.ids))
     return [tokenizer.pad(some) for some in (rows, rows[:1], rows[-1:])]
 
