@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.bundle.manifest import find_manifest
 from pipeline.errors import BundleError, PipelineError
+from pipeline.printable import print_error, printable
 from pipeline.report.comparison import Line, compare
 from pipeline.report.published import read_report
 from pipeline.report.table import COLUMNS
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(render_lines(lines))
         _write(lines, page)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     print(f"\n{page}")
     return 0
@@ -75,7 +76,7 @@ def read_bundles(paths: Sequence[Path]) -> list[Bundle]:
         try:
             found.append((path, read_report(path), find_manifest(path)))
         except BundleError as error:
-            print(f"skipped {error}", file=sys.stderr)
+            print(printable(f"skipped {error}"), file=sys.stderr)
     if not found:
         raise BundleError(
             f"no bundle among {', '.join(map(str, paths))}; name directories with a report.json, "
@@ -107,7 +108,7 @@ def render_lines(lines: Sequence[Line]) -> str:
     for line in lines:
         text.append(_aligned(line.columns, widths))
         text += [f"    {note}" for note in line.notes]
-    return "\n".join(text)
+    return "\n".join(map(printable, text))
 
 
 def _aligned(columns: Mapping[str, str], widths: Mapping[str, int]) -> str:

@@ -20,6 +20,7 @@ from pipeline.config import PipelineConfig
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import BundleError, PipelineError
 from pipeline.flow.compose import run_command
+from pipeline.printable import print_error, printable, printable_data
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def render(found: Inspection) -> str:
         f"parameters; {found.other_gemms} other matrix products stay as they are",
     }
     width = max(map(len, lines))
-    return "\n".join(f"{label.ljust(width)}  {text}" for label, text in lines.items())
+    return "\n".join(f"{label.ljust(width)}  {printable(text)}" for label, text in lines.items())
 
 
 def _print(config: PipelineConfig) -> int:
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(_plans_of(graphs, others) if graphs else _engines_of(Path(arguments[0])))
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return 0
 
@@ -234,6 +235,7 @@ def _engines_of(bundle: Path) -> str:
             f"{bundle}: its report says of no engine what it runs; publish it again with an engine"
         )
     shown = sorted([*own, *engines_beside(bundle, data)], key=lambda plan: plan["precision"])
+    shown = printable_data(shown)
     return render_engines({f"{p['precision']} {p['artifact']}": p["engine"] for p in shown})
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.bundle.sharing.reference import parse_reference
 from pipeline.bundle.sharing.transfer import ALL, HERE, NONE, pull, push
 from pipeline.errors import PipelineError
+from pipeline.printable import PrintableFormatter, print_error
 
 _REFERENCE = "hf://OWNER/NAME[@REVISION] or oci://REGISTRY/REPOSITORY[:TAG]"
 
@@ -25,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO)
     try:
         reference = parse_reference(options.reference)
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             print(f"pulled {done} to {options.bundle}")
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     except KeyboardInterrupt:
         print("interrupted: nothing was put in place", file=sys.stderr)

@@ -14,8 +14,12 @@ from typing import Any
 from pipeline.bundle.lineage import lineage_tree
 from pipeline.bundle.verification import Verification, verify_bundle
 from pipeline.errors import PipelineError
+from pipeline.printable import print_error, printable
 from pipeline.runtime.choice import runner
 from pipeline.runtime.run_all import EngineRun, run_all
+
+_DEEPEST = 20
+"""Steps of the lineage below this are drawn no further to the right."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         if options.json:
             print(json.dumps({"verified": False, "problems": [str(error)]}, indent=2))
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     failed = [f"{run.file} in {run.runtime}: {gate}" for run, gate in _failed_gates(runs or [])]
     if options.json:
-        print(json.dumps(_data(found, engines, runs), indent=2, ensure_ascii=False))
+        print(json.dumps(_data(found, engines, runs), indent=2))
     else:
         print(render(found, engines, runs))
     for problem in (*found.problems, *failed):
-        print(f"error: {problem}", file=sys.stderr)
+        print_error(problem)
     return 1 if found.problems else 2 if failed else 0
 
 
@@ -108,13 +112,14 @@ def render(
         "  lineage",
     ]
     files = manifest["files"]
+    listed = {file["sha256"] for file in files.values()}
     for depth, artifact, sha256 in lineage_tree(manifest):
-        inside = artifact in files or any(sha256 == file["sha256"] for file in files.values())
+        inside = artifact in files or sha256 in listed
         where = "" if inside else f"  {model.get('id')}" if depth == 0 else "  (not in the bundle)"
-        indented = "  " * depth + artifact
+        indented = "  " * min(depth, _DEEPEST) + artifact
         lines.append(f"    {indented:<44}{sha256[:12]}{where}")
         for engine in found.engines if sha256 == found.parent.graph_sha256 else ():
-            indented = "  " * (depth + 1) + engine.file
+            indented = "  " * min(depth + 1, _DEEPEST) + engine.file
             plan = engine.manifest["files"]["model.plan"]["sha256"]
             lines.append(f"    {indented:<44}{plan[:12]}  manifest {engine.manifest_sha256[:12]}")
     for name, reason in engines.items() if runs is None else ():
@@ -123,7 +128,7 @@ def render(
     lines.append("verified" if not found.problems else f"NOT VERIFIED: {len(found.problems)} wrong")
     if runs and _failed_gates(runs):
         lines[-1] = "verified, but this machine does not give the vectors that were published"
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _say(run: EngineRun) -> str:
