@@ -87,11 +87,12 @@ def test_more_rows_than_a_profile_takes(encoder: TensorRTEncoder, module: FakeTe
 def test_rows_are_padded_to_a_bucket_and_no_further_than_the_profile(
     cuda: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = FakeTensorRT(cuda, [((1, 1), (19, 24))])
+    module = FakeTensorRT(cuda, [((1, 1), (64, 24)), ((1, 25), (19, 48))])
     encoder = open_plan(cuda, module, monkeypatch)
-    check(encoder, 17, 4)
-    check(encoder, 19, 4)
-    assert [shape for _, shape in module.runs] == [(18, 4), (19, 4)]
+    for tokens in (4, 30):
+        check(encoder, 17, tokens)
+        check(encoder, 19, tokens)
+    assert module.runs == [(0, (18, 4)), (0, (20, 4)), (1, (18, 30)), (1, (19, 30))]
 
 
 def test_a_length_outside_every_profile(encoder: TensorRTEncoder) -> None:
@@ -214,10 +215,12 @@ def test_tensorrt_rtx_is_asked_whether_it_can_be_captured(
     assert len(module.contexts) == 1 + capturable
 
 
+@pytest.mark.parametrize("what", ["capture", "second context"])
 def test_a_capture_that_fails_turns_graphs_off_and_the_vectors_stay(
-    encoder: TensorRTEncoder, module: FakeTensorRT, cuda: FakeRuntime
+    encoder: TensorRTEncoder, module: FakeTensorRT, cuda: FakeRuntime, what: str
 ) -> None:
-    module.refuse = "capture"
+    """Also where the run before it fails half-way and leaves something else in the output."""
+    module.refuse = what
     for seed in range(4):
         for tokens in (8, 9):
             check(encoder, 2, tokens, seed)

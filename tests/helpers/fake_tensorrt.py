@@ -151,6 +151,9 @@ class Context:
                 return False
         elif not self.module.allows("run"):
             return False
+        elif len(self.module.contexts) > 1 and not self.module.allows("second context"):
+            _view(self.addresses[OUTPUT], np.float32, (shape[0], DIMENSION))[:] = np.nan
+            return False
         self.settled = state
         self.module.runs.append((self.profile, shape))
         cuda.enqueue(_work(weakref.ref(self), state))
