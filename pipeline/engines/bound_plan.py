@@ -111,8 +111,10 @@ class BoundPlan:
             self._keep(slot, shape, self._capture(slot, shape, profile))
         except MeasureError as error:
             log.info("%s: CUDA graphs off: %s", self._plan.runtime, error)
-            self._graphs.clear()
-            self._run_without_graph(slot, shape, profile)  # the attempt wrote to the output
+        else:
+            return
+        self._graphs.clear()
+        self._run_without_graph(slot, shape, profile)  # the attempt wrote to the output
 
     def _run_without_graph(self, slot: Slot, shape: tuple[int, int], profile: int) -> Any:
         if profile not in self._contexts:
