@@ -42,7 +42,7 @@ def publish_tiny(
 ) -> Path:
     """Publish a bundle of the graph and a plan; its report's measurements are made up."""
     path = work / "rtx.plan"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(range(256)) * 64)
     profile = Profile(min=(1, 1), opt=(16, 48), max=(64, 48))
     engine = Engine(

@@ -29,6 +29,7 @@ MakeReport = Callable[..., Report]
 QUANTIZATION: dict[str, Any] = {
     "gemms": 36,
     "gemms_int8": 35,
+    "embedding_tables_int8": [{"name": "word_embeddings", "shape": [100, 8]}],
     "method": "static W8A8",
     "scheme": "symmetric",
     "high_precision": {"model.onnx": "fp32", "engines": "fp16"},
