@@ -72,8 +72,8 @@ class Stages:
 
 
 def _started(name: str) -> None:
-    log.info("%s …", name)
     note_stage(name)
+    log.info("%s …", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
