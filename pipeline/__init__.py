@@ -8,4 +8,4 @@ Each stage is a function from frozen inputs to a frozen output (``pipeline.contr
 its own section of the config (``pipeline.config``) and writes only where it is told to.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -117,11 +117,11 @@ def render(
         inside = artifact in files or sha256 in listed
         where = "" if inside else f"  {model.get('id')}" if depth == 0 else "  (not in the bundle)"
         indented = "  " * min(depth, _DEEPEST) + artifact
-        lines.append(f"    {indented:<44}{sha256[:12]}{where}")
+        lines.append(f"    {indented:<44} {sha256[:12]}{where}")
         for engine in found.engines if sha256 == found.parent.graph_sha256 else ():
             indented = "  " * min(depth + 1, _DEEPEST) + engine.file
             plan = engine.manifest["files"]["model.plan"]["sha256"]
-            lines.append(f"    {indented:<44}{plan[:12]}  manifest {engine.manifest_sha256[:12]}")
+            lines.append(f"    {indented:<44} {plan[:12]}  manifest {engine.manifest_sha256[:12]}")
     for name, reason in engines.items() if runs is None else ():
         lines.append(f"  {name}: {'runs here' if reason is None else f'not here: {reason}'}")
     lines += [f"  {_say(run)}" for run in runs or ()]
