@@ -196,8 +196,9 @@ def _builder_config(
         config.set_flag(module.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if request.compute_capability is not None:
         name = f"SM{request.compute_capability.replace('.', '')}"
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(module.ComputeCapability, name), 0)
+        rtx: Any = config  # TensorRT itself builds for the GPU it is on, and has neither
+        rtx.num_compute_capabilities = 1
+        rtx.set_compute_capability(getattr(module.ComputeCapability, name), 0)
     return config
 
 
