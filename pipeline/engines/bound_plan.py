@@ -110,7 +110,8 @@ class BoundPlan:
         try:
             self._keep(slot, shape, self._capture(slot, shape, profile))
         except MeasureError as error:
-            log.info("%s: CUDA graphs off: %s", self._plan.runtime, error)
+            # Its words, not itself: a handler that keeps it would keep the context.
+            log.info("%s: CUDA graphs off: %s", self._plan.runtime, str(error))
         else:
             return
         self._graphs.clear()
