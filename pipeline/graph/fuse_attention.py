@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.graph.files import constant, target_sizes
+from pipeline.graph.neighbours import only_user, producer_of, unscaled
 from pipeline.graph.observe import run_observed
 from pipeline.text.tokens import TokenBatch
 from pipeline.vectors import IntArray
@@ -64,20 +65,20 @@ def fuse_attention(model: ir.Model, max_length: int) -> tuple[int, int]:
 def _match(softmax: ir.Node) -> _Attention | None:
     """Read a block backwards and forwards from its Softmax; None where it is another form."""
     scores, terms = _terms(softmax.inputs[0])
-    product, after = _scaled(scores)
-    gemm = _producer(product, "MatMul")
-    context = _only_user(softmax, "MatMul")
+    product, after = unscaled(scores)
+    gemm = producer_of(product, "MatMul")
+    context = only_user(softmax, "MatMul")
     if gemm is None or context is None or context.inputs[0] is not softmax.outputs[0]:
         return None
-    query, before = _scaled(gemm.inputs[0])
-    key, beside = _scaled(gemm.inputs[1])
+    query, before = unscaled(gemm.inputs[0])
+    key, beside = unscaled(gemm.inputs[1])
     heads = [
         _heads(query, _TO_HEADS),
         _heads(key, _TO_KEYS),
         _heads(context.inputs[1], _TO_HEADS),
     ]
-    back = _only_user(context, "Transpose")
-    last = _only_user(back, "Reshape") if back is not None else None
+    back = only_user(context, "Transpose")
+    last = only_user(back, "Reshape") if back is not None else None
     if last is None or back is None or _permutation(back) != _TO_HEADS or None in heads:
         return None
     (q, q_shape), (k, k_shape), (v, v_shape) = (head for head in heads if head is not None)
@@ -105,7 +106,7 @@ def _match(softmax: ir.Node) -> _Attention | None:
 def _terms(value: ir.Value | None) -> tuple[ir.Value | None, list[ir.Value]]:
     """Peel off what is added to the scores (a ``Where`` with a constant counts: its condition)."""
     terms: list[ir.Value] = []
-    while (node := _producer(value, "Add", "Where")) is not None:
+    while (node := producer_of(value, "Add", "Where")) is not None:
         if node.op_type == "Where":
             instead = constant(node.inputs[1])
             term, value = node.inputs[0], node.inputs[2]
@@ -131,23 +132,10 @@ def _is_scores(value: ir.Value | None) -> bool:
     return node.op_type == "MatMul"
 
 
-def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """Peel off multiplications and divisions by a number; return what is left, and the factor."""
-    factor = 1.0
-    while (node := _producer(value, "Mul", "Div")) is not None:
-        number = constant(node.inputs[1])
-        if number is None or number.size != 1:
-            break
-        by = float(number.reshape(()))
-        factor *= by if node.op_type == "Mul" else 1 / by
-        value = node.inputs[0]
-    return value, factor
-
-
 def _heads(value: ir.Value | None, order: list[int]) -> tuple[ir.Value, tuple[int, int]] | None:
     """Return the projection behind ``[batch, heads, …]``, and (heads, size of one)."""
-    transpose = _producer(value, "Transpose")
-    reshape = _producer(transpose.inputs[0], "Reshape") if transpose is not None else None
+    transpose = producer_of(value, "Transpose")
+    reshape = producer_of(transpose.inputs[0], "Reshape") if transpose is not None else None
     if transpose is None or reshape is None or _permutation(transpose) != order:
         return None
     sizes = target_sizes(reshape)
@@ -162,19 +150,9 @@ def _permutation(node: ir.Node) -> list[int]:
     return list(node.attributes["perm"].as_ints())
 
 
-def _producer(value: ir.Value | None, *types: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type in types else None
-
-
-def _only_user(node: ir.Node, op_type: str) -> ir.Node | None:
-    users = [use.node for use in node.outputs[0].uses()]
-    return users[0] if len(users) == 1 and users[0].op_type == op_type else None
-
-
 def _unexpanded(value: ir.Value) -> ir.Value:
     """Return what a bias was repeated from: the operator takes one for the whole batch."""
-    node = _producer(value, "Expand")
+    node = producer_of(value, "Expand")
     inner = node.inputs[0] if node is not None else None
     return (
         inner if inner is not None and inner.shape is not None and len(inner.shape) == 4 else value

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.graph.cuda.take_over import take_over
-from pipeline.graph.files import add_initializer, constant
+from pipeline.graph.files import add_initializer
 from pipeline.graph.fuse_attention import DOMAIN
+from pipeline.graph.neighbours import only_user, producer_of, unscaled
 
 _TO_TOKENS, _KEYS_TO_TOKENS = (0, 2, 1, 3), (0, 3, 1, 2)
 
@@ -43,19 +44,19 @@ def fuse_scores(model: ir.Model) -> int:
 
 
 def _match(softmax: ir.Node) -> _Block | None:
-    add = _producer(softmax.inputs[0], "Add")
+    add = producer_of(softmax.inputs[0], "Add")
     if add is None:
         return None
     for scores, bias in (add.inputs, tuple(reversed(add.inputs))):
-        product, scale = _unscaled(scores)
-        gemm = _producer(product, "MatMul")
+        product, scale = unscaled(scores)
+        gemm = producer_of(product, "MatMul")
         if gemm is None or bias is None or bias.shape is None or len(bias.shape) != 4:
             continue
-        query, before = _unscaled(gemm.inputs[0])
-        key, beside = _unscaled(gemm.inputs[1])
-        context = _only_user(softmax, "MatMul")
-        back = _only_user(context, "Transpose") if context is not None else None
-        last = _only_user(back, "Reshape") if back is not None else None
+        query, before = unscaled(gemm.inputs[0])
+        key, beside = unscaled(gemm.inputs[1])
+        context = only_user(softmax, "MatMul")
+        back = only_user(context, "Transpose") if context is not None else None
+        last = only_user(back, "Reshape") if back is not None else None
         if last is None or back is None or context is None or query is None or key is None:
             return None
         value = context.inputs[1]
@@ -83,35 +84,12 @@ def _match(softmax: ir.Node) -> _Block | None:
     return None
 
 
-def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """Peel off multiplications and divisions by a number; return what is left, and the factor."""
-    factor = 1.0
-    while (node := _producer(value, "Mul", "Div")) is not None:
-        number = constant(node.inputs[1])
-        if number is None or number.size != 1:
-            break
-        by = float(number.reshape(()))
-        factor *= by if node.op_type == "Mul" else 1 / by
-        value = node.inputs[0]
-    return value, factor
-
-
 def _sizes(value: ir.Value) -> tuple[int, int] | None:
     """Return (heads, size of one) of ``[batch, heads, sequence, size]``."""
     if value.shape is None or len(value.shape) != 4:
         return None
     heads, size = value.shape[1], value.shape[3]
     return (heads, size) if isinstance(heads, int) and isinstance(size, int) else None
-
-
-def _producer(value: ir.Value | None, *types: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type in types else None
-
-
-def _only_user(node: ir.Node, op_type: str) -> ir.Node | None:
-    users = [use.node for use in node.outputs[0].uses()]
-    return users[0] if len(users) == 1 and users[0].op_type == op_type else None
 
 
 def _replace(graph: ir.Graph, block: _Block) -> None:
