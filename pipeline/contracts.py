@@ -117,6 +117,22 @@ class Graphs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRanges:
+    """Smallest and largest value of each dimension, an ``.npy`` of float32 ``[2, dim]``.
+
+    Of PyTorch fp32's vectors of ``texts`` calibration texts, whose lengths lie between ``norm_min``
+    and ``norm_max``.
+    """
+
+    path: Path
+    sha256: str
+    texts: int
+    norm_min: float
+    norm_max: float
+    source_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One TensorRT optimization profile: (batch, sequence) at min, opt and max."""
 

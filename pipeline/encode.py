@@ -67,11 +67,6 @@ def encode_file(options: argparse.Namespace) -> tuple[int, str]:
         raise EncodeError(f"{output}: npy holds vectors only; name a .parquet file to keep columns")
     if VECTORS in keep:
         raise EncodeError(f"--keep {VECTORS}: the vectors' column has that name; rename yours")
-    if options.precision in ("int8", "uint8") and options.ranges is None:
-        raise EncodeError(
-            f"--precision {options.precision}: give --ranges FILE, an .npy of float32 vectors like "
-            "those to come; their smallest and largest values bound the steps"
-        )
     ranges = None if options.ranges is None else _read_ranges(options.ranges)
     with write_vectors(output, overwrite=options.overwrite) as writer:
         encode = _make_encode(options, ranges)
@@ -115,6 +110,13 @@ def _make_encode(options: argparse.Namespace, ranges: npt.NDArray[Any] | None) -
     from pipeline.runtime import load
 
     encoder = load(options.bundle, options.engine)
+    ranged = options.precision in ("int8", "uint8")
+    if ranged and ranges is None and encoder.embedding_ranges is None:
+        raise EncodeError(
+            f"--precision {options.precision}: {options.bundle} was published before bundles held "
+            "their vectors' ranges; publish it again, or give --ranges FILE, an .npy of float32 "
+            "vectors like those to come"
+        )
 
     def encode(texts: Iterable[str]) -> Generator[npt.NDArray[Any], None, None]:
         return encoder.encode_blocks(
@@ -180,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--truncate-dim", type=_positive, metavar="N", help="keep the first N dimensions")
     add("--normalize", action="store_true", help="scale vectors to length 1")
     add("--precision", choices=get_args(EmbeddingPrecision), default="float32")
-    add("--ranges", metavar="FILE", help="for int8 and uint8: an .npy of float vectors")
+    add("--ranges", metavar="FILE", help="for int8 and uint8: an .npy in place of the bundle's")
     add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     add("--progress", action="store_true", help="show a bar, on a terminal")
     return parser

@@ -120,6 +120,12 @@ def _check(manifest: dict[str, Any]) -> None:
     if field(manifest, "", "check", (dict, type(None))) is not None:
         _check_proof(manifest["check"])
 
+    if (ranges := manifest.get("embedding_ranges")) is not None:
+        require_object(ranges, "embedding_ranges")
+        norm = field(ranges, "embedding_ranges", "norm", dict)
+        for end in ("min", "max"):
+            field(norm, "embedding_ranges.norm", end, (float, int))
+
 
 def _check_proof(check: Mapping[str, Any]) -> None:
     gates = field(check, "check", "gates", dict)

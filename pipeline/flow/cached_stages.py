@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.config import EngineConfig, Exporter, ModelConfig, NumericType, PrecisionConfig
-from pipeline.contracts import Engine, Graphs, OnnxModel, Profile, SourceModel
+from pipeline.contracts import (
+    EmbeddingRanges,
+    Engine,
+    Graphs,
+    OnnxModel,
+    Profile,
+    SourceModel,
+)
 from pipeline.engines.gpu import find_gpu
 from pipeline.flow.outcome_file import note_stage
 from pipeline.flow.store.keys import Parts, code_sha256, digest, tree_sha256, versions
@@ -27,6 +34,7 @@ _GRAPH = {"numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokeniz
 PACKAGES = {
     "resolve": _MODEL | {"huggingface-hub"},
     "export": _MODEL | _GRAPH | {"onnxscript", "optimum", "optimum-onnx"},
+    "ranges": _MODEL,
     "cast": _GRAPH,
     "quantize": _GRAPH | {"scipy", "torch"},
     "optimize": _GRAPH,
@@ -119,6 +127,23 @@ def export(stages: Stages, model: Model, exporter: Exporter, texts: Sequence[str
         "versions": versions(PACKAGES["export"]),
     }
     return stages.run("export", OnnxModel, parts, make)
+
+
+def ranges(stages: Stages, model: Model, texts: Sequence[str]) -> EmbeddingRanges:
+    """Return the ranges of the model's vectors, the same for every precision of its graph."""
+
+    def make(out: Path) -> EmbeddingRanges:
+        from pipeline.stages.ranges import measure_ranges
+
+        return measure_ranges(model.source, texts, out)
+
+    parts = {
+        "code": code_sha256("pipeline.stages.ranges"),
+        **_model(model),
+        "calibration text": digest(list(texts)),
+        "versions": versions(PACKAGES["ranges"]),
+    }
+    return stages.run("ranges", EmbeddingRanges, parts, make)
 
 
 def to_precision(

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.bundle.place import staging
 from pipeline.bundle.proof import Proof
 from pipeline.config import CacheConfig, EngineChoice, NumericType, PipelineConfig
-from pipeline.contracts import Engine, Graphs, OnnxModel, Outcome, Report
+from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, Outcome, Report
 from pipeline.flow.cached_stages import (
     Model,
     Stages,
@@ -15,6 +15,7 @@ from pipeline.flow.cached_stages import (
     export,
     fuse,
     optimize,
+    ranges,
     resolve,
     to_precision,
 )
@@ -54,6 +55,7 @@ def run(config: PipelineConfig) -> Outcome:
         model = resolve(stages, config.model)
         plan = plan_build(config.engine, max_length=model.source.max_length)
         fp32 = export(stages, model, config.exporter, texts)
+        spans = ranges(stages, model, texts)
         graphs = to_precision(stages, model, fp32, config.precision, texts)
         if config.optimize:
             graphs = optimize(stages, model, graphs, texts)
@@ -80,7 +82,7 @@ def run(config: PipelineConfig) -> Outcome:
             path = reject(report, work, _target(config, ".rejected"))
             return Outcome(published=False, path=path, report=report)
         path = _publish(
-            stages, config, model, fp32, graphs, engines, report, validation.proof, work
+            stages, config, model, fp32, graphs, engines, report, validation.proof, spans, work
         )
     store.collect(_limits(config.cache))
     return Outcome(published=True, path=path, report=report)
@@ -122,6 +124,7 @@ def _publish(
     engines: list[Engine],
     report: Report,
     proof: Proof | None,
+    spans: EmbeddingRanges,
     work: Path,
 ) -> Path:
     """Publish the bundle, and drop what an earlier run left in ``<precision>.rejected/``."""
@@ -133,6 +136,7 @@ def _publish(
             engines=engines,
             report=report,
             proof=proof,
+            ranges=spans,
             config=asdict(config),
             work_dir=work,
             target=_target(config, "" if config.validate.enabled else ".unvalidated"),

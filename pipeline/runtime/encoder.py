@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from pipeline.bundle.ranges import KnownRanges
 from pipeline.engines import Encoder
 from pipeline.runtime.feed import Advance, Feed
-from pipeline.runtime.output import EmbeddingPrecision, make_output_form
+from pipeline.runtime.output import EmbeddingPrecision, OutputForm, make_output_form
 from pipeline.runtime.windows import Window, check_text, gather, windows
 from pipeline.text.ragged import Ragged
 from pipeline.text.tokens import Tokenizer
@@ -21,7 +22,9 @@ class TextEncoder:
     ``truncate_dim`` keeps an embedding's first dimensions, ``normalize_embeddings`` scales what is
     left to length 1, ``precision`` is float32, float16, int8, uint8, binary or ubinary, all as in
     Sentence Transformers. int8 and uint8 take their steps from ``ranges`` ``[2, dim]``, the
-    smallest and largest value of each dimension, or, in ``encode``, from the embeddings themselves.
+    smallest and largest value of each dimension; without them from the bundle's
+    (``embedding_ranges``), so that a text has one vector whatever it is encoded with. Where a
+    bundle of before has none, ``encode`` takes them from the embeddings themselves.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class TextEncoder:
         dimension: int,
         prompts: dict[str, str],
         default_prompt: str | None,
+        embedding_ranges: KnownRanges | None = None,
     ) -> None:
         """Put the parts together; ``pipeline.runtime.load`` does so for a bundle."""
         self.tokenizer = tokenizer
@@ -39,6 +43,7 @@ class TextEncoder:
         self.dimension = dimension
         self.prompts = prompts
         self.default_prompt = default_prompt
+        self.embedding_ranges = embedding_ranges
 
     def encode(
         self,
@@ -67,9 +72,7 @@ class TextEncoder:
                 have, an unknown precision, ranges of another shape, or a text that is not Unicode.
             TypeError: something in ``texts`` is not a str.
         """
-        form = make_output_form(
-            self.dimension, truncate_dim, normalize_embeddings, precision, ranges
-        )
+        form = self._form(truncate_dim, normalize_embeddings, precision, ranges)
         only = isinstance(texts, str)
         several = [texts] if isinstance(texts, str) else texts
         if isinstance(several, list | tuple):  # before hours are spent on the first ones
@@ -129,9 +132,7 @@ class TextEncoder:
 
         Without a text, one block of none.
         """
-        form = make_output_form(
-            self.dimension, truncate_dim, normalize_embeddings, precision, ranges
-        )
+        form = self._form(truncate_dim, normalize_embeddings, precision, ranges)
         if form.needs_all:
             raise ValueError(
                 f"precision {precision!r} in a stream: give ranges, the smallest and largest value "
@@ -204,6 +205,16 @@ class TextEncoder:
         """Return a text's tokens as ``encode`` makes them; raises what it does."""
         (window,) = windows(iter([text]), None, self.tokenizer.longest)
         return self._tokenize(window, self._prompt(prompt_name, prompt))
+
+    def _form(
+        self,
+        truncate_dim: int | None,
+        normalize: bool,
+        precision: EmbeddingPrecision,
+        ranges: npt.NDArray[Any] | None,
+    ) -> OutputForm:
+        known = self.embedding_ranges
+        return make_output_form(self.dimension, truncate_dim, normalize, precision, ranges, known)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         """Resolve the prompt in Sentence Transformers' order: text, name, the model's default."""

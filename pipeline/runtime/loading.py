@@ -18,6 +18,7 @@ from pipeline.bundle.checker import ChangedError
 from pipeline.bundle.engines import Parent, open_parent
 from pipeline.bundle.manifest import manifest_bytes
 from pipeline.bundle.proof import read_proof
+from pipeline.bundle.ranges import read_ranges
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError
 from pipeline.runtime.building import engine_cache, start_build
@@ -118,4 +119,5 @@ def text_encoder(parent: Parent, tokenizer: Tokenizer, engine: Encoder) -> TextE
         dimension=int(model["dimension"]),
         prompts=dict(model["prompts"]),
         default_prompt=model["default_prompt"],
+        embedding_ranges=read_ranges(parent.checker, parent.manifest),
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bundle.ranges import KnownRanges
 from pipeline.vectors import FloatArray
 
 log = logging.getLogger(__name__)
@@ -119,8 +120,11 @@ def make_output_form(
     normalize: bool,
     precision: EmbeddingPrecision,
     ranges: npt.NDArray[Any] | None,
+    known: KnownRanges | None = None,
 ) -> OutputForm:
     """Check what is asked for against the model's dimension.
+
+    ``known`` are the bundle's ranges, for int8 and uint8 without ``ranges``.
 
     Raises:
         ValueError: a dimension that the model does not have, an unknown precision, or ranges that
@@ -131,6 +135,14 @@ def make_output_form(
         raise ValueError(f"truncate_dim={truncate_dim}: expected 1 to {full_dimension}")
     if ranges is not None and precision not in _RANGED:
         raise ValueError(f"ranges are for int8 and uint8, not for precision {precision!r}")
+    if ranges is None and known is not None and precision in _RANGED:
+        if normalize and (dimension < full_dimension or not known.unit_length):
+            raise ValueError(
+                f"precision {precision!r} with normalize_embeddings: the bundle's ranges are of "
+                "vectors as the model gives them, and these get another length; give ranges, "
+                f"[2, {dimension}], of vectors made in this way, or leave normalize_embeddings out"
+            )
+        ranges = known.values[:, :dimension]
     if precision != "float32":  # on no rows: checks the precision and the shape of the ranges
         quantize_embeddings(np.empty((0, dimension), np.float32), precision, ranges)
     return OutputForm(dimension=dimension, normalize=normalize, precision=precision, ranges=ranges)

@@ -15,11 +15,13 @@ from pipeline.bundle.engines import ENGINE_GRAPH, EngineDirectory, Parent, open_
 from pipeline.bundle.manifest import ENGINES, MANIFEST, SCHEMA, TRITON
 from pipeline.bundle.place import publish_directory
 from pipeline.bundle.proof import Proof, write_proof
+from pipeline.bundle.ranges import place_ranges
 from pipeline.bundle.signing import sign_bundle
 from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
 from pipeline.contracts import (
     CUDA_GRAPH,
+    EmbeddingRanges,
     Engine,
     Graphs,
     OnnxModel,
@@ -47,6 +49,7 @@ def publish(
     engines: Sequence[Engine],
     report: Report,
     proof: Proof | None,
+    ranges: EmbeddingRanges,
     config: Mapping[str, Any],
     work_dir: Path,
     target: Path,
@@ -74,6 +77,7 @@ def publish(
         write_report(report, bundle)
         manifest = _manifest(source, fp32_sha256, graphs, report, config)
         manifest["check"] = None if proof is None else write_proof(proof, bundle)
+        manifest["embedding_ranges"] = place_ranges(ranges, bundle)
         _write_cards(manifest, report.data, bundle)
         manifest["files"] = list_files(bundle)
         (bundle / MANIFEST).write_text(_dump(manifest), "utf-8")

@@ -32,7 +32,7 @@ def cached(bundle: Path) -> dict[str, bool]:
     return {stage["name"]: stage["cached"] for stage in stages}
 
 
-MADE = ["resolve", "export", "quantize", "optimize", "build tensorrt_rtx"]
+MADE = ["resolve", "export", "ranges", "quantize", "optimize", "build tensorrt_rtx"]
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_calibration_text_redoes_what_it_changes(
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ("precision.bias_correction=false", MADE[2:]),
-        ("engine.workspace_mib=1024", MADE[4:]),
+        ("precision.bias_correction=false", MADE[3:]),
+        ("engine.workspace_mib=1024", MADE[5:]),
         ("model.max_length=40", MADE),
         ("cache.refresh=true", MADE),
         ("cache.enabled=false", MADE),
@@ -98,7 +98,7 @@ def test_another_precision_shares_the_export(first: Path, tiny_dir: Path) -> Non
         *arguments(tiny_dir, first.parent.parent), "precision=fp16", "engine=onnxruntime"
     )
     made = dict.fromkeys(("cast", "optimize", "fuse"), False)
-    assert cached(bundle) == {"resolve": True, "export": True, **made}
+    assert cached(bundle) == {"resolve": True, "export": True, "ranges": True, **made}
 
 
 def test_weights_are_part_of_the_key(tiny_dir: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_weights_are_part_of_the_key(tiny_dir: Path, tmp_path: Path) -> None:
     card = own / "README.md"
     card.write_text("changed")
     bundle = command_line.run_here(*arguments(own, tmp_path / "a"), *fp32)
-    assert cached(bundle) == {"resolve": False, "export": False}
+    assert cached(bundle) == {"resolve": False, "export": False, "ranges": False}
 
 
 def test_nothing_heavy_is_imported_where_nothing_is_made(first: Path, tiny_dir: Path) -> None:
@@ -171,7 +171,8 @@ def test_without_validation_the_good_bundle_stays(tiny_dir: Path, tmp_path: Path
     other = command_line.run_here(*small, "validate=off")
     assert other == good.with_name("fp32.unvalidated")
     assert (good / "manifest.json").read_bytes() == manifest
-    assert cached(other) == {"resolve": True, "export": True, "optimize": True}
+    made = ("resolve", "export", "ranges", "optimize")
+    assert cached(other) == dict.fromkeys(made, True)
 
 
 # Runs that are killed.

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from example_report import executed, int8, plan
 
 from pipeline.bundle.engines import open_parent, read_engines
 from pipeline.bundle.proof import Proof
 from pipeline.bundle.triton.repository import write_triton
 from pipeline.config import SigningConfig
-from pipeline.contracts import Engine, Graphs, OnnxModel, Profile, Report, SourceModel, sha256_file
+from pipeline.contracts import (
+    EmbeddingRanges,
+    Engine,
+    Graphs,
+    OnnxModel,
+    Profile,
+    Report,
+    SourceModel,
+    sha256_file,
+)
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.measure.bench import text_encoder
 from pipeline.stages.publish import publish
@@ -57,13 +67,15 @@ def publish_tiny(
         layer_types={},
         source_sha256=fp32.sha256,
     )
+    proof = make_proof(source, fp32)
     return publish(
         source=source,
         fp32_sha256=fp32.sha256,
         graphs=Graphs(portable=fp32, buildable=fp32, quantization=int8()["quantization"]),
         engines=[engine],
         report=Report(passed=True, failed_gates=(), data=_report(source, fp32, engine)),
-        proof=make_proof(source, fp32),
+        proof=proof,
+        ranges=make_ranges(source, proof, work),
         config=settings or {},
         work_dir=work,
         target=target,
@@ -78,6 +90,20 @@ def make_proof(source: SourceModel, fp32: OnnxModel) -> Proof:
     encoder = text_encoder(source, tokenizer, OnnxRuntimeEncoder(fp32.path))
     texts = [" ".join(f"word{i * j % 97}" for j in range(i)) for i in range(1, 49)]
     return Proof(texts=texts, vectors=encoder.encode(texts), gates=GATES)
+
+
+def make_ranges(source: SourceModel, proof: Proof, work: Path) -> EmbeddingRanges:
+    """Return the ranges of the proof's vectors."""
+    path = work / "embedding_ranges.npy"
+    np.save(path, np.stack((proof.vectors.min(axis=0), proof.vectors.max(axis=0))))
+    return EmbeddingRanges(
+        path=path,
+        sha256=sha256_file(path),
+        texts=len(proof.texts),
+        norm_min=1.0,
+        norm_max=1.0,
+        source_sha256=source.sha256,
+    )
 
 
 def _report(source: SourceModel, fp32: OnnxModel, engine: Engine) -> dict[str, Any]:

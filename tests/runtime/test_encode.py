@@ -299,7 +299,7 @@ def test_values_of_several_types(
         (["--engine", "tensor"], "engine 'tensor': expected one of auto"),
         (["--prompt-name", "qeury"], "prompt name 'qeury'"),
         (["--truncate-dim", "33"], "truncate_dim=33: expected 1 to 32"),
-        (["--precision", "int8"], "--precision int8: give --ranges FILE"),
+        (["--precision", "int8"], "publish it again, or give --ranges FILE"),
         (["--ranges", "none.npy"], "--ranges none.npy: "),
     ],
 )

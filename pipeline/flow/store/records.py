@@ -5,12 +5,13 @@ from typing import Any, TypeVar
 
 import cattrs
 
-from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
+from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, SourceModel
 
-T = TypeVar("T", SourceModel, OnnxModel, Graphs, Engine)
+T = TypeVar("T", SourceModel, OnnxModel, Graphs, Engine, EmbeddingRanges)
+Artifact = SourceModel | OnnxModel | Graphs | Engine | EmbeddingRanges
 
 
-def to_record(artifact: SourceModel | OnnxModel | Graphs | Engine, work: Path) -> Any:
+def to_record(artifact: Artifact, work: Path) -> Any:
     """Return an artifact as values that JSON holds; ``from_record`` gives it back."""
     converter = cattrs.Converter()
     converter.register_unstructure_hook(Path, lambda path: _relative(path, work))

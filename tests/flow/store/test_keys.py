@@ -94,7 +94,7 @@ def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) 
     keys.code_sha256.cache_clear()
 
 
-STAGES = ["resolve", "export", "cast", "quantize", "optimize", "fuse", "build"]
+STAGES = ["resolve", "export", "ranges", "cast", "quantize", "optimize", "fuse", "build"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
