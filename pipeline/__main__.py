@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the pipeline as the command line says, and return the exit code."""
-    return run_command(_run_pipeline)
+    return run_command(run_and_share)
 
 
-def _run_pipeline(config: PipelineConfig) -> int:
+def run_and_share(config: PipelineConfig) -> int:
+    """Run the pipeline, print what came of it, push it where the config says; return the exit code.
+
+    Raises:
+        PipelineError: a stage failed, or what was published could not be pushed.
+    """
     from pipeline.flow.run import run
 
     outcome = run(config)

@@ -4,13 +4,14 @@ import logging
 import time
 
 import pytest
+from rich.console import Console
 
 from pipeline import progress
 
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.console, "_force_terminal", False)
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=False))
 
 
 def test_a_line_says_how_many_are_done_and_what_is_left(

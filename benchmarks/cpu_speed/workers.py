@@ -25,7 +25,7 @@ class SideError(Exception):
 class Worker:
     """A side in a process of its own, loaded; a context manager that ends it.
 
-    Between orders the process is stopped: thread pools that spin while they wait for work would
+    Between orders ``process`` is stopped: thread pools that spin while they wait for work would
     otherwise take time from the side that is measured.
     """
 
@@ -39,7 +39,7 @@ class Worker:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as stream:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [str(python), "-m", f"benchmarks.cpu_speed.peers.{side.peer}", str(job)],
                 cwd=job.parent,
                 env=_environment(),
@@ -66,16 +66,16 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.send_signal(signal.SIGCONT)
-        self._process.stdout.close()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdout.close()
         try:
-            self._process.stdin.close()
-            self._process.wait(_PATIENCE_S)
+            self.process.stdin.close()
+            self.process.wait(_PATIENCE_S)
         except (BrokenPipeError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -89,22 +89,22 @@ class Worker:
         self.close()
 
     def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.send_signal(signal.SIGCONT)
+        assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended; its log says why
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
         if not line:
-            self._process.wait()  # the pipe closes before the last words are written
+            self.process.wait()  # the pipe closes before the last words are written
             raise SideError(last_line(self._log.read_text("utf-8", errors="replace")))
-        self._process.send_signal(signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -45,7 +45,7 @@ def _measure(side: GpuSide, batch: int, sequence: int) -> dict[str, Any]:
     if side.takes is not None and not side.takes(batch, sequence):
         return cell | {"skipped": "not in a profile"}
     try:
-        with _no_look_at_the_mask():
+        with without_mask_check():
             return cell | _on_and_off(side, (batch, sequence))
     except Exception as error:  # a capture fails in as many ways as there are kernels
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -92,7 +92,7 @@ def _enqueue(
 
 
 @contextlib.contextmanager
-def _no_look_at_the_mask() -> Iterator[None]:
+def without_mask_check() -> Iterator[None]:
     """Let transformers build SDPA's mask without asking whether it holds a zero.
 
     That question waits for the GPU, which a capture forbids; under ``torch.compile`` transformers

@@ -255,7 +255,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
 def _is_stopped(one: Worker) -> bool:
     """Say whether the process stops, which it does a moment after the signal was sent."""
     for _ in range(100):
-        if Path(f"/proc/{one._process.pid}/stat").read_text().rpartition(") ")[2][0] == "T":
+        if Path(f"/proc/{one.process.pid}/stat").read_text().rpartition(") ")[2][0] == "T":
             return True
         time.sleep(0.02)
     return False
@@ -270,7 +270,7 @@ def test_a_worker_answers_whatever_its_library_prints(
     assert np.load(tmp_path / "v.npy").shape == (3, 2)
     assert len(one.seconds("good", 2, warm_up=1, repeat=4)) == 4
     one.close()
-    assert one._process.returncode == 0
+    assert one.process.returncode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="no /proc to read states from")
@@ -380,13 +380,13 @@ def _run(
     sides = [Side(name=n, title=n, setting="", peer="", after="export") for n in speeds]
     started: list[FakeWorker] = []
 
-    def start(side: Side, setup: Setup) -> FakeWorker:
+    def start(side: Side, _python: Path, _job: Path, _log: Path) -> FakeWorker:
         if broken.get(side.name) == -1:
             raise SideError("no such engine")
         started.append(FakeWorker(side, speeds.get(side.name, 1), broken.get(side.name)))
         return started[-1]
 
-    monkeypatch.setattr("benchmarks.cpu_speed.measure._start", start)
+    monkeypatch.setattr("benchmarks.cpu_speed.measure.Worker", start)
     setup = Setup(
         model=tmp_path,
         pools={"natural": ["text"] * 8},

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.__main__ import run
 from benchmarks.gpu.ceilings import KINDS
-from benchmarks.gpu.graphs import _no_look_at_the_mask
+from benchmarks.gpu.graphs import without_mask_check
 from benchmarks.gpu.roofline import PEAKS, SIZES, Peaks, target, token_bytes, token_flops
 from benchmarks.gpu.schema import SECTIONS, problems
 from benchmarks.gpu.sides import ENGINES, REFERENCE, TORCH
@@ -195,7 +195,7 @@ def test_masks_are_not_looked_at(tiny_source: SourceModel, monkeypatch: pytest.M
     with torch.inference_mode():
         usual = encoder.model(dict(features))["sentence_embedding"]
         seen = len(looked)
-        with _no_look_at_the_mask():
+        with without_mask_check():
             captured = encoder.model(dict(features))["sentence_embedding"]
     assert seen > 0
     assert len(looked) == seen

@@ -203,7 +203,8 @@ def test_keys_that_are_none(signed: Path, tmp_path: Path) -> None:
 def test_without_the_library(
     signed: Path, key: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.bundle.signing._module", lambda _name: None)
+    for name in ("model_signing", "model_signing.signing", "model_signing.verifying"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(PublishError, match=r"model-signing is not installed \(extra: signing\)"):
         check_key(key)
     assert main([str(signed), "--public-key", str(key.with_suffix(".pub"))]) == 1

@@ -202,9 +202,10 @@ def test_what_cannot_be_given_up_is_not_outgrown() -> None:
 
 def test_shapes_that_never_come_again_are_forgotten() -> None:
     buckets: Buckets[str] = Buckets(None)
-    for tokens in range(1, 20 * 16 * MOST_GRAPHS):
-        buckets.wants((1, tokens % MOST_TOKENS + 1))
-    assert len(buckets._seen) <= 16 * MOST_GRAPHS
+    shapes = [(1, tokens) for tokens in range(1, 16 * MOST_GRAPHS + 2)]
+    assert not any(buckets.wants(shape) for shape in shapes)
+    assert not buckets.wants(shapes[0])  # the oldest of one too many: as if it had never come
+    assert buckets.wants(shapes[-1])
 
 
 # Sessions.

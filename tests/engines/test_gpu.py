@@ -80,7 +80,7 @@ def test_asks_about_the_gpu_that_cuda_shows(
 ) -> None:
     """nvidia-smi's GPU 0 is the machine's first whatever CUDA_VISIBLE_DEVICES says."""
     stand_in(tmp_path, monkeypatch, 'echo "512"')
-    monkeypatch.setattr(gpu, "_load_driver", Driver)
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: Driver())
     gpu_memory_used()
     asked = (tmp_path / "asked").read_text("utf-8").split()
     assert "--id=GPU-ffc79498-8ff3-c2dc-3b0d-fafd804516ae" in asked
@@ -88,12 +88,12 @@ def test_asks_about_the_gpu_that_cuda_shows(
 
 def test_the_gpu_by_the_driver_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, 'echo "580.1"')
-    monkeypatch.setattr(gpu, "_load_driver", Driver)
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: Driver())
     found = gpu.find_gpu.__wrapped__()
     assert found == gpu.Gpu(name="NVIDIA L4", compute_capability=(8, 9), driver="580.1")
 
 
 @pytest.mark.parametrize("failing", ["cuInit", "cuDeviceGet", "cuDeviceGetName"])
 def test_a_driver_without_a_gpu(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_load_driver", lambda: Driver(failing))
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: Driver(failing))
     assert gpu.find_gpu.__wrapped__() is None

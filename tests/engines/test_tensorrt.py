@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fake_tensorrt import FakeTensorRT, Profile, outcome
 
 from pipeline.engines import bound_plan, tensorrt
 from pipeline.engines.bound_plan import PLAN_TOKENS
-from pipeline.engines.buckets import MOST_TOKENS
+from pipeline.engines.buckets import MOST_TOKENS, Buckets
 from pipeline.engines.cuda import Cuda, missing
 from pipeline.engines.gpu import Gpu
 from pipeline.engines.slots import SLOTS
@@ -163,12 +164,10 @@ def test_large_batches_get_no_graph(cuda: FakeRuntime, monkeypatch: pytest.Monke
 
 
 def test_the_least_recently_used_goes_with_its_context(
-    encoder: TensorRTEncoder,
-    module: FakeTensorRT,
-    cuda: FakeRuntime,
-    monkeypatch: pytest.MonkeyPatch,
+    module: FakeTensorRT, cuda: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder._bound._graphs, "_most", 2)
+    monkeypatch.setattr(bound_plan, "Buckets", partial(Buckets, most=2))
+    encoder = open_plan(cuda, module, monkeypatch)
     for tokens in (4, 5, 6, 7):
         for _ in range(3):
             check(encoder, 1, tokens)
@@ -195,7 +194,6 @@ def test_graphs_are_bounded_in_memory(
         for _ in range(2):
             check(encoder, 1, tokens)
     assert encoder.graphs == len(cuda.graphs) == 2
-    assert encoder._bound._graph_bytes == 200
 
 
 @pytest.mark.parametrize("capturable", [True, False])

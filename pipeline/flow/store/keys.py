@@ -15,6 +15,9 @@ from typing import Any
 
 _ROOT = "pipeline"
 
+PACKAGE = Path(__file__).parents[2]
+"""Where the source of ``pipeline`` is."""
+
 Parts = Mapping[str, str]
 """Each part's sha256, or its words, by name."""
 
@@ -61,23 +64,23 @@ def versions(packages: Iterable[str]) -> str:
 
 
 @functools.cache
-def code_sha256(module: str) -> str:
+def code_sha256(module: str, package: Path = PACKAGE) -> str:
     """Return the sha256 of a module's source and of all of ``pipeline`` that it imports.
 
-    Found in the source, without importing anything: a change anywhere in what a stage runs gives
-    another key, and a change elsewhere does not.
+    Found in the source below ``package``, without importing anything: a change anywhere in what a
+    stage runs gives another key, and a change elsewhere does not.
     """
-    sources = {name: path.read_bytes() for name, path in imported(module).items()}
+    sources = {name: path.read_bytes() for name, path in imported(module, package).items()}
     return digest({name: hashlib.sha256(text).hexdigest() for name, text in sources.items()})
 
 
-def imported(module: str) -> dict[str, Path]:
+def imported(module: str, package: Path = PACKAGE) -> dict[str, Path]:
     """Return a module of ``pipeline`` and all of it that it imports, with their files, by name."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = _source_of(name)
+        path = _source_of(name, package)
         if name in found or path is None:  # None: a name that a module holds, not a module
             continue
         found[name] = path
@@ -85,14 +88,10 @@ def imported(module: str) -> dict[str, Path]:
     return found
 
 
-def _source_of(module: str) -> Path | None:
-    stem = _package().joinpath(*module.split(".")[1:])
+def _source_of(module: str, package: Path) -> Path | None:
+    stem = package.joinpath(*module.split(".")[1:])
     files = (path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file())
     return next(files, None)
-
-
-def _package() -> Path:
-    return Path(__file__).parents[2]
 
 
 def _imports(tree: ast.AST) -> list[str]:

@@ -40,7 +40,7 @@ def open_baselines(
             reasons[name] = "no CUDA device: a CPU computes fp16 in fp32"
             continue
         try:
-            encoder = _open(name, source, fp32, device)
+            encoder = open_baseline(name, source, fp32, device)
             encoder.encode(trial)
         except Exception as error:  # torch.compile alone raises dozens of types
             reasons[name] = f"failed: {first_line(error)[:200]}"
@@ -50,7 +50,8 @@ def open_baselines(
     return opened, reasons
 
 
-def _open(name: Baseline, source: SourceModel, fp32: Path, device: str) -> Encoder:
+def open_baseline(name: Baseline, source: SourceModel, fp32: Path, device: str) -> Encoder:
+    """Open one baseline; what its library raises goes through."""
     if name is Baseline.onnxruntime_fp32:
         return open_encoder("onnxruntime", fp32, NumericType.fp32, cuda=device == "cuda")
     encoder = TorchEncoder(source, device=Device(device))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_hub import go_online, serve
 
-from pipeline.__main__ import _run_pipeline
+from pipeline.__main__ import run_and_share
 from pipeline.bundle.verification import require_verified
 from pipeline.config import HubConfig, OciConfig, PipelineConfig, PublishConfig, SigningConfig
 from pipeline.contracts import Outcome, Report
@@ -59,7 +59,7 @@ def published(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         published=True, path=bundle, report=Report(passed=True, failed_gates=(), data={})
     )
     monkeypatch.setattr("pipeline.flow.run.run", lambda _config: outcome)
-    monkeypatch.setattr("pipeline.__main__._print_outcome", lambda _outcome: print("the outcome"))
+    monkeypatch.setattr("pipeline.report.text.render_text", lambda _outcome: "the outcome")
     go_online(monkeypatch)
     return bundle
 
@@ -73,7 +73,7 @@ def test_pushed(
     with serve() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         config = configured(tmp_path, hub=HubConfig(repo_id="me/tiny", private=False))
-        assert _run_pipeline(config) == 0
+        assert run_and_share(config) == 0
         commit, files = hub.files("me/tiny", "main")
     assert files["manifest.json"] == (published / "manifest.json").read_bytes()
     assert hub.private == {"me/tiny": False}
@@ -85,7 +85,7 @@ def test_a_push_that_fails(
 ) -> None:
     config = configured(tmp_path, oci=OciConfig(reference="127.0.0.1:9/me/tiny:fp32"))
     with pytest.raises(ShareError) as raised:
-        _run_pipeline(config)
+        run_and_share(config)
     message = str(raised.value)
     assert message.startswith("published here, not pushed: oci://127.0.0.1:9/me/tiny:fp32: ")
     assert message.endswith(
@@ -103,4 +103,4 @@ def test_a_rejected_run_is_not_shared(
     outcome = replace(published_run(PipelineConfig()), published=False)
     monkeypatch.setattr("pipeline.flow.run.run", lambda _config: outcome)
     config = configured(tmp_path, oci=OciConfig(reference="127.0.0.1:9/me/tiny:fp32"))
-    assert _run_pipeline(config) == 2
+    assert run_and_share(config) == 2

@@ -60,7 +60,7 @@ def test_versions_name_what_is_absent() -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path) -> Path:
     """A package of four modules in the place of ``pipeline``: stage → helper → deep; aside."""
     root = tmp_path / "pipeline"
     (root / "sub").mkdir(parents=True)
@@ -70,7 +70,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "sub" / "helper.py").write_text("import os\nimport pipeline.deep\n")
     (root / "deep.py").write_text("VALUE = 1\n")
     (root / "aside.py").write_text("from pipeline.stage import run\n")
-    monkeypatch.setattr(keys, "_package", lambda: root)
     return root
 
 
@@ -86,11 +85,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) -> None:
     keys.code_sha256.cache_clear()
-    before = keys.code_sha256("pipeline.stage")
+    before = keys.code_sha256("pipeline.stage", package)
     with (package / file).open("a") as stream:
         stream.write("# changed\n")
     keys.code_sha256.cache_clear()
-    assert (keys.code_sha256("pipeline.stage") != before) is matters
+    assert (keys.code_sha256("pipeline.stage", package) != before) is matters
     keys.code_sha256.cache_clear()
 
 

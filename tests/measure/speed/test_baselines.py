@@ -48,7 +48,7 @@ def test_which_are_opened(
     evaluation_batch: TokenBatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(baselines, "_open", lambda *_: FakeEncoder())
+    monkeypatch.setattr(baselines, "open_baseline", lambda *_: FakeEncoder())
     seen, reasons = open_baselines(
         wanted, tiny_source, Path("fp32.onnx"), device=device, trial=evaluation_batch
     )
