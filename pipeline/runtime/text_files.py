@@ -3,16 +3,16 @@
 Every complaint names the file and the line; a column that is not there, the columns that are.
 """
 
-import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pipeline.errors import EncodeError
+from pipeline.text.lines import Lines, RecordError, lines_of, open_lines
+from pipeline.text.records import Record, read_csv, read_jsonl, take_text
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")
 
@@ -70,8 +70,8 @@ def make_source(path: str, form: str | None, column: str | None, keep: Sequence[
 def read_chunks(source: TextSource) -> Iterator[Chunk]:
     """Yield the source's texts in order, none of them left out.
 
-    txt: one text a line, an empty line is an empty text. jsonl: one object a line, blank lines
-    skipped. csv: with a header. All in UTF-8.
+    txt: one text a line, an empty line is an empty text. jsonl and csv: ``pipeline.text.records``.
+    All in UTF-8.
 
     Raises:
         EncodeError: not readable as its format, a column missing, or a text that is none.
@@ -80,14 +80,18 @@ def read_chunks(source: TextSource) -> Iterator[Chunk]:
         if source.form == "parquet":
             yield from _read_parquet(source)
             return
-        with ExitStack() as stack:
-            stream: BinaryIO = sys.stdin.buffer
-            if source.path != STDIN:
-                stream = stack.enter_context(Path(source.path).open("rb"))
-            readers = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv}
-            yield from _chunk(readers[source.form](stream, source), source.keep)
+        with _open(source) as lines:
+            yield from _chunk(_rows(lines, source), source.keep)
+    except RecordError as error:
+        raise EncodeError(str(error)) from error
     except OSError as error:
         raise EncodeError(f"{source.path}: {error.strerror or error}") from error
+
+
+def _open(source: TextSource) -> AbstractContextManager[Lines]:
+    if source.path == STDIN:
+        return nullcontext(lines_of(sys.stdin.buffer, STDIN))
+    return open_lines(Path(source.path))
 
 
 def _chunk(rows: Iterator[Row], keep: Sequence[str]) -> Iterator[Chunk]:
@@ -109,62 +113,24 @@ def _columns(keep: Sequence[str], values: list[Sequence[Any]]) -> dict[str, list
     return {name: [row[i] for row in values] for i, name in enumerate(keep)}
 
 
-def _lines(stream: BinaryIO, source: TextSource) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise EncodeError(
-                f"{source.path}: line {number}: not UTF-8 (byte {error.start + 1}); convert the "
-                "file, with iconv say"
-            ) from error
+def _rows(lines: Lines, source: TextSource) -> Iterator[Row]:
+    if source.form == "txt":
+        return ((line.removesuffix("\n").removesuffix("\r"), ()) for _, line in lines.numbered)
+    read = read_csv if source.form == "csv" else read_jsonl
+    return _pick(read(lines, _needs(source)), source)
 
 
-def _read_txt(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
-    for _, line in _lines(stream, source):
-        yield line.removesuffix("\n").removesuffix("\r"), ()
+def _needs(source: TextSource) -> dict[str, str]:
+    return dict.fromkeys(source.keep, "--keep") | {source.column: "--column"}
 
 
-def _read_jsonl(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
-    for number, line in _lines(stream, source):
-        if not line.strip():
-            continue
-        where = f"{source.path}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise EncodeError(f"{where}: not JSON: {error}") from error
-        except RecursionError as error:
-            raise EncodeError(f"{where}: nested too deeply to read") from error
-        if not isinstance(row, dict):
-            raise EncodeError(f"{where}: expected an object, saw {line.strip()[:40]}")
-        yield _pick(row, where, source)
-
-
-def _read_csv(stream: BinaryIO, source: TextSource) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in _lines(stream, source)), strict=True)
-    try:
-        for row in reader:
-            yield _pick(row, f"{source.path}: line {reader.line_num}", source)
-    except csv.Error as error:
-        line = reader.reader.line_num  # the DictReader's own stands at the line before
-        raise EncodeError(f"{source.path}: line {line}: not readable as csv: {error}") from error
-
-
-def _pick(row: Mapping[Any, Any], where: str, source: TextSource) -> Row:
-    for name, option in ((source.column, "--column"), *((name, "--keep") for name in source.keep)):
-        if name not in row:
-            seen = ", ".join(str(key) for key in row if key is not None)
-            raise EncodeError(f"{where}: no column {name!r}, it has {seen}; set {option}")
-    text = row[source.column]
-    if not isinstance(text, str):
-        raise EncodeError(f"{where}: {source.column} is {json.dumps(text)[:40]}, expected a string")
-    try:
-        text.encode()  # JSON can escape what no text holds
-    except UnicodeEncodeError as error:
-        raise EncodeError(f"{where}: {source.column} is not Unicode: a lone surrogate") from error
-    return text, [row[name] for name in source.keep]
+def _pick(records: Iterator[Record], source: TextSource) -> Iterator[Row]:
+    for record in records:
+        kept = [
+            take_text(record, name) if isinstance(record.fields[name], str) else record.fields[name]
+            for name in source.keep
+        ]
+        yield take_text(record, source.column), kept
 
 
 def _read_parquet(source: TextSource) -> Iterator[Chunk]:
@@ -189,9 +155,11 @@ def _read_parquet(source: TextSource) -> Iterator[Chunk]:
 def _check_columns(schema: Any, columns: Sequence[str], source: TextSource) -> None:
     for name in columns:
         if name not in schema.names:
-            seen = ", ".join(schema.names)
+            seen = ", ".join(map(repr, schema.names))
             option = "--column" if name == source.column else "--keep"
             raise EncodeError(f"{source.path}: no column {name!r}, it has {seen}; set {option}")
+        if schema.names.count(name) > 1:
+            raise EncodeError(f"{source.path}: two columns are named {name!r}; rename one")
     kind = str(schema.field(source.column).type)
     if kind.removeprefix("dictionary<values=").split(",")[0] not in _STRINGS:
         raise EncodeError(f"{source.path}: column {source.column!r} is {kind}, expected strings")

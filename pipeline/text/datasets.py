@@ -194,14 +194,14 @@ def _read_table(path: Path, config: DatasetConfig) -> _Labelled:
     """Read sentences or scored pairs."""
     kind = config.kind_column
     if config.text_column is not None:
-        columns = [c for c in (config.text_column, config.group_column, kind) if c is not None]
+        labels = [c for c in (config.group_column, kind) if c is not None]
         rows = [
             _Row(
                 text=r[config.text_column],
                 group=r.get(config.group_column or "") or r[config.text_column],
                 kind=r.get(kind or ""),
             )
-            for _, r in read_records(path, config.format, columns)
+            for _, r in read_records(path, config.format, [config.text_column], labels)
         ]
         return _split_sentences(config, rows)
     first, second, score = config.sentence1_column, config.sentence2_column, config.score_column
@@ -210,16 +210,15 @@ def _read_table(path: Path, config: DatasetConfig) -> _Labelled:
             f"dataset={config.name}: set dataset.text_column, or all of sentence1_column, "
             "sentence2_column and score_column"
         )
-    columns = [c for c in (first, second, score, kind) if c is not None]
+    labels = [c for c in (score, kind) if c is not None]
     pairs, scores = [], []
     kinds: dict[str, str] = {}
-    for number, r in read_records(path, config.format, columns):
+    for where, r in read_records(path, config.format, [first, second], labels):
         pairs.append((r[first], r[second]))
         scores.append(_number(r[score]))
         if not math.isfinite(scores[-1]):
             raise DatasetError(
-                f"{path}: row {number}: {score}={r[score]!r} is not a number; "
-                "set dataset.score_column"
+                f"{where}: {score}={r[score]!r} is not a number; set dataset.score_column"
             )
         if kind is not None:
             kinds |= dict.fromkeys(pairs[-1], r[kind])

@@ -1,13 +1,25 @@
-"""Read CSV, JSON lines and BEIR directories; every complaint names file, row and column."""
+"""Read a dataset's files: CSV, JSON lines and BEIR directories."""
 
-import csv
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import DatasetFormat
 from pipeline.errors import DatasetError
+from pipeline.text.lines import RecordError, open_lines
+from pipeline.text.records import (
+    Record,
+    read_csv,
+    read_jsonl,
+    read_tsv,
+    take_label,
+    take_text,
+    unquoted,
+)
+
+_COLUMN_KEYS = "the dataset.*_column keys"
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,60 +32,41 @@ class BeirCollection:
 
 
 def read_records(
-    path: Path, form: DatasetFormat, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield row number and the wanted columns as non-empty text.
+    path: Path, form: DatasetFormat, texts: Sequence[str], labels: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each row stands, and its wanted columns, none of them blank.
+
+    Labels (a score, a group) may be numbers where the format has them; texts may not.
 
     Raises:
-        DatasetError: not readable as the format, a column missing, or a text empty.
+        DatasetError: not readable as the format, a column missing, or a field empty.
     """
+    read = read_csv if form is DatasetFormat.csv else read_jsonl
     found = False
-    for number, row in _rows(path, form):
-        found = True
-        for column in columns:
-            if column not in row:
-                seen = ", ".join(repr(key) for key in row if key is not None)
-                raise DatasetError(
-                    f"{path}: row {number} has no column {column!r}, it has {seen}; "
-                    "set the dataset.*_column keys"
+    try:
+        with open_lines(path) as lines:
+            for record in read(lines, dict.fromkeys([*texts, *labels], _COLUMN_KEYS)):
+                found = True
+                fields = {name: _filled(record, name, is_text=True) for name in texts}
+                yield (
+                    record.where,
+                    fields | {name: _filled(record, name, is_text=False) for name in labels},
                 )
-            if row[column] is None or not str(row[column]).strip():
-                raise DatasetError(f"{path}: row {number}: {column} is empty; remove the row")
-        yield number, {c: _unicode(path, number, c, row[c]) for c in columns}
+    except RecordError as error:
+        raise DatasetError(str(error)) from error
     if not found:
         raise DatasetError(f"{path}: holds no rows")
 
 
-def _rows(path: Path, form: DatasetFormat) -> Iterator[tuple[int, Mapping[str, object]]]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            if form is DatasetFormat.csv:
-                yield from enumerate(csv.DictReader(stream, strict=True), start=1)
-                return
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise DatasetError(
-                            f"{path}: row {number}: expected an object, saw {line.strip()[:40]}"
-                        )
-                    yield number, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: not readable as {form}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}: row {number}: not JSON: {error.msg}") from error
-
-
-def _unicode(path: Path, number: int, column: str, value: object) -> str:
-    text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DatasetError(
-            f"{path}: row {number}: {column} is not valid Unicode; mend or remove the row"
-        ) from error
-    return text
+def _filled(record: Record, column: str, *, is_text: bool) -> str:
+    value = (
+        ""
+        if record.fields[column] is None
+        else (take_text if is_text else take_label)(record, column)
+    )
+    if not value.strip():
+        raise RecordError(f"{record.where}: {column} is empty; remove the row")
+    return value
 
 
 def read_beir(path: Path, split: str) -> BeirCollection:
@@ -82,43 +75,75 @@ def read_beir(path: Path, split: str) -> BeirCollection:
     Raises:
         DatasetError: a file is missing or malformed, or no query has a relevant document.
     """
-    corpus_ids, documents = _read_beir_texts(path / "corpus.jsonl")
-    query_ids, queries = _read_beir_texts(path / "queries.jsonl")
     qrels = path / "qrels" / f"{split}.tsv"
-    if not qrels.is_file():
-        raise DatasetError(f"{qrels}: no such file; set dataset.split to one of the files there")
-    index = {key: i for i, key in enumerate(corpus_ids)}
-    relevant: dict[str, dict[int, int]] = {}
-    with qrels.open(encoding="utf-8", newline="") as stream:
-        for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), start=1):
-            try:
-                document, gain = index.get(row["corpus-id"]), int(row["score"])
-                query = row["query-id"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise DatasetError(
-                    f"{qrels}: row {number}: expected columns query-id, corpus-id and score, "
-                    f"a whole number: {error!r}"
-                ) from error
-            if document is not None and gain > 0:
-                relevant.setdefault(query, {})[document] = gain
-    judged = [i for i, key in enumerate(query_ids) if key in relevant]
+    try:
+        corpus = _read_beir_texts(path / "corpus.jsonl")
+        queries = _read_beir_texts(path / "queries.jsonl")
+        if not qrels.is_file():
+            raise DatasetError(
+                f"{qrels}: no such file; set dataset.split to one of the files there"
+            )
+        judged = _read_qrels(qrels, queries, {key: i for i, key in enumerate(corpus)})
+    except RecordError as error:
+        raise DatasetError(str(error)) from error
     if not judged:
         raise DatasetError(f"{qrels}: no query with a relevant document of the corpus")
+    kept = [key for key in queries if key in judged]
     return BeirCollection(
-        queries=tuple(queries[i] for i in judged),
-        documents=tuple(documents),
-        relevant=tuple(relevant[query_ids[i]] for i in judged),
+        queries=tuple(queries[key] for key in kept),
+        documents=tuple(corpus.values()),
+        relevant=tuple(judged[key] for key in kept),
     )
 
 
-def _read_beir_texts(path: Path) -> tuple[list[str], list[str]]:
-    """Read ids and texts; a title goes before its text, as BEIR's own evaluation does."""
-    ids, texts = [], []
-    for number, row in _rows(path, DatasetFormat.jsonl):
-        if "_id" not in row or "text" not in row:
-            raise DatasetError(f"{path}: row {number}: expected the keys _id and text")
-        ids.append(str(row["_id"]))
-        texts.append(
-            _unicode(path, number, "text", f"{row.get('title') or ''} {row['text'] or ''}").strip()
-        )
-    return ids, texts
+def _read_beir_texts(path: Path) -> dict[str, str]:
+    """Read texts by id; a title goes before its text, as BEIR's own evaluation does."""
+    texts: dict[str, str] = {}
+    first: dict[str, str] = {}
+    with open_lines(path) as lines:
+        keys = dict.fromkeys(("_id", "text"), "these keys, as BEIR does")
+        for record in read_jsonl(lines, keys):
+            key = take_label(record, "_id")
+            if key in first:
+                raise RecordError(
+                    f"{record.where}: _id {key!r} stands in {first[key]} too; remove one of them"
+                )
+            first[key] = record.where.removeprefix(f"{path}: ")
+            title, text = (
+                "" if record.fields.get(name) is None else take_text(record, name)
+                for name in ("title", "text")
+            )
+            texts[key] = f"{title} {text}".strip()
+    return texts
+
+
+def _read_qrels(
+    path: Path, queries: Mapping[str, str], documents: Mapping[str, int]
+) -> dict[str, dict[int, int]]:
+    """Read each query's gains by document; what is not in the collection is left out."""
+    gains: dict[tuple[str, int], int] = {}
+    with open_lines(path) as lines:
+        names = ("query-id", "corpus-id", "score")
+        header = f"a header of {', '.join(names)} between tabs"
+        for record in read_tsv(lines, dict.fromkeys(names, header)):
+            query, document, score = (str(record.fields[name]) for name in names)
+            if not _WHOLE_NUMBER.fullmatch(unquoted(score).strip()):
+                raise RecordError(
+                    f"{record.where}: score is {score[:40]!r}, expected a whole number"
+                )
+            gain = int(unquoted(score))
+            # An id may begin with a quote; some writers quote ids that hold one.
+            query = query if query in queries else unquoted(query)
+            index = documents.get(document, documents.get(unquoted(document)))
+            if query not in queries or index is None:
+                continue
+            if gains.setdefault((query, index), gain) != gain:
+                raise RecordError(
+                    f"{record.where}: {query!r} and {document!r} are judged before, by another "
+                    "score; keep one"
+                )
+    judged: dict[str, dict[int, int]] = {}
+    for (query, index), gain in gains.items():
+        if gain > 0:
+            judged.setdefault(query, {})[index] = gain
+    return judged

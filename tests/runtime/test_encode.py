@@ -224,11 +224,15 @@ def test_the_header_of_npy_grows_in_place(tmp_path: Path) -> None:
         ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: not JSON"),
         ("bad.jsonl", b'["text"]\n', "line 1: expected an object"),
         ("bad.jsonl", b'{"text": 5}\n', "line 1: text is 5, expected a string"),
-        ("bad.jsonl", b'{"title": "a", "id": 1}\n', "'text', it has title, id; set --column"),
+        ("bad.jsonl", b'{"title": "a", "id": 1}\n', "'text', it has 'title', 'id'; set --column"),
         ("bad.jsonl", b'{"text": "\\ud83d"}\n', "line 1: text is not Unicode"),
         ("bad.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: n"),
-        ("bad.csv", b"id,body\n1,a\n", "line 2: no column 'text', it has id, body; set --column"),
-        ("bad.csv", b"id,text\n1,a\n2\n", "line 3: text is null"),
+        (
+            "bad.csv",
+            b"id,body\n1,a\n",
+            "line 1: no column 'text', it has 'id', 'body'; set --column",
+        ),
+        ("bad.csv", b"id,text\n1,a\n2\n", "line 3: 1 field, expected 2"),
         ("bad.csv", b'text\n"a" b\n', "line 2: not readable as csv"),
         ("bad.csv", b'text\n"never ends\n', "not readable as csv"),
         ("bad.parquet", b"PAR1 and no more", "not readable as parquet"),
@@ -247,7 +251,7 @@ def test_a_bad_line_is_named(
 
 def test_bad_columns_of_parquet(refuse: Callable[..., str], tmp_path: Path) -> None:
     given = write(tmp_path / "texts.parquet", TEXTS)
-    assert "no column 'body', it has id, text, score; set --column" in refuse(
+    assert "no column 'body', it has 'id', 'text', 'score'; set --column" in refuse(
         given, "out.npy", "--column", "body"
     )
     assert "no column 'name'" in refuse(given, "out.parquet", "--keep", "name")
@@ -255,6 +259,15 @@ def test_bad_columns_of_parquet(refuse: Callable[..., str], tmp_path: Path) -> N
     content = given.read_bytes()
     given.write_bytes(content[: len(content) // 2])
     assert "texts.parquet: not readable as parquet" in refuse(given)
+
+
+def test_a_column_of_parquet_that_stands_twice(refuse: Callable[..., str], tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "texts.parquet")
+    assert "two columns are named 'text'" in refuse(tmp_path / "texts.parquet")
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])

@@ -243,7 +243,7 @@ def test_a_column_names_the_kinds_of_what_validates(
 
 def test_a_kind_left_out_names_its_column(write: Write) -> None:
     path = write("own.csv", "text,kind\none,\n")
-    with pytest.raises(DatasetError, match=r"row 1: kind is empty"):
+    with pytest.raises(DatasetError, match=r"line 2: kind is empty"):
         load(path, text_column="text", kind_column="kind")
 
 
@@ -322,24 +322,29 @@ def test_a_damaged_beir_file_is_named(name: str, text: str, beir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "settings", "seen"),
     [
-        ("x.csv", "text\na\n", {"text_column": "body"}, ["x.csv", "row 1", "'body'", "'text'"]),
-        ("x.jsonl", '{"text": "a"}\n{}\n', {"text_column": "text"}, ["x.jsonl", "row 2", "'text'"]),
+        ("x.csv", "text\na\n", {"text_column": "body"}, ["x.csv", "line 1", "'body'", "'text'"]),
+        (
+            "x.jsonl",
+            '{"text": "a"}\n{}\n',
+            {"text_column": "text"},
+            ["x.jsonl", "line 2", "'text'"],
+        ),
         (
             "x.csv",
             "text,n\na,1\n  ,2\n",
             {"text_column": "text"},
-            ["x.csv", "row 2", "text is empty"],
+            ["x.csv", "line 3", "text is empty"],
         ),
-        ("x.jsonl", '{"text": null}\n', {"text_column": "text"}, ["row 1", "text is empty"]),
-        ("x.csv", "a,b,score\nx,y\n", PAIR_COLUMNS, ["x.csv", "row 1", "score is empty"]),
-        ("x.csv", "a,b,score\nx,y,1\nx,z,high\n", PAIR_COLUMNS, ["row 2", "score='high'"]),
-        ("x.csv", "a,b,score\nx,y,1\nx,z,nan\n", PAIR_COLUMNS, ["row 2", "score='nan'"]),
-        ("x.jsonl", '{"text": "a"}\n{"tex', {"text_column": "text"}, ["x.jsonl", "row 2"]),
+        ("x.jsonl", '{"text": null}\n', {"text_column": "text"}, ["line 1", "text is empty"]),
+        ("x.csv", "a,b,score\nx,y\n", PAIR_COLUMNS, ["x.csv", "line 2", "2 fields, expected 3"]),
+        ("x.csv", "a,b,score\nx,y,1\nx,z,high\n", PAIR_COLUMNS, ["line 3", "score='high'"]),
+        ("x.csv", "a,b,score\nx,y,1\nx,z,nan\n", PAIR_COLUMNS, ["line 3", "score='nan'"]),
+        ("x.jsonl", '{"text": "a"}\n{"tex', {"text_column": "text"}, ["x.jsonl", "line 2"]),
         (
             "x.jsonl",
             '{"text": "a"}\n{"text": "\\ud83d"}\n',
             {"text_column": "text"},
-            ["row 2", "text"],
+            ["line 2", "text"],
         ),
         ("x.jsonl", '["a"]\n', {"text_column": "text"}, ["x.jsonl", "expected an object"]),
         ("x.jsonl", "", {"text_column": "text"}, ["x.jsonl", "no rows"]),
@@ -377,13 +382,13 @@ def test_bad_rows_are_named(
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes("text\ncafé\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match=r"latin\.csv.*not readable as csv"):
+    with pytest.raises(DatasetError, match=r"latin\.csv: line 2: not UTF-8"):
         load(path, text_column="text")
 
 
 def test_a_directory_in_place_of_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "dir.csv").mkdir()
-    with pytest.raises(DatasetError, match=r"dir\.csv.*not readable as csv"):
+    with pytest.raises(DatasetError, match=r"dir\.csv: Is a directory"):
         load(tmp_path / "dir.csv", text_column="text")
 
 
