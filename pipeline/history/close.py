@@ -15,7 +15,7 @@ from pipeline.history.keep.extract import make_entry, manifest_sha256
 from pipeline.history.keep.journal import keep_night
 from pipeline.history.keep.pages import keep_page
 from pipeline.history.keep.records import Entry, Finding, utc
-from pipeline.history.keep.status import Status
+from pipeline.history.keep.status import State, Status
 from pipeline.history.show.render import render
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ def close_night(
     """Append a night's cells to the database, judge them, and render the trend into ``directory``.
 
     Where a cell looks slower than it was, older bundles are timed beside the new one first, which
-    takes minutes. Closing a night again replaces it. The entries are written as JSON lines before
-    anything else, beside the database or in ``directory``.
+    takes minutes; not in a night that was stopped. Closing a night again replaces it. The entries
+    are written as JSON lines before anything else, beside the database or in ``directory``.
 
     Raises:
         HistoryError: a cell that has not ended, or the database or ``directory`` cannot be written;
@@ -40,8 +40,9 @@ def close_night(
     try:
         with open_database(database, create=True) as connection:
             past = read_entries(connection, before=night)
+        stopped = any(status.state is State.stopped for status in statuses)
         judged = [
-            _judge(database, status, entry, [e for e in past if e.cell == entry.cell])
+            _judge(database, status, entry, stopped, [e for e in past if e.cell == entry.cell])
             for status, entry in zip(statuses, entries, strict=True)
         ]
         entries = [replace(e, findings=j.findings) for e, j in zip(entries, judged, strict=True)]
@@ -66,10 +67,14 @@ def close_night(
     return findings
 
 
-def _judge(database: Path, status: Status, entry: Entry, past: Sequence[Entry]) -> Judgement:
+def _judge(
+    database: Path, status: Status, entry: Entry, stopped: bool, past: Sequence[Entry]
+) -> Judgement:
     anchor = find_anchor(database, entry.cell)
 
     def rerun(artifact: str, metric: str) -> list[Beside]:
+        if stopped:
+            return [Beside(name=PREVIOUS, reason="the night was stopped")]
         return _rerun(status, entry, anchor, artifact, metric)
 
     return judge(past, entry, anchor=None if anchor is None else anchor.night, rerun=rerun)

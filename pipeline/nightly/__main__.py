@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.files import write_json, write_text
 from pipeline.flow.compose import run_composed
+from pipeline.history.keep.status import State
 from pipeline.nightly.after import close_night
 from pipeline.nightly.cells.matrix import make_cells
 from pipeline.nightly.config import Launcher, NightlyConfig, register_schema
@@ -67,11 +68,11 @@ def run_night(config: NightlyConfig) -> int:
         summary = Summary(
             night=night.id,
             directory=night.directory,
-            statuses=read_statuses(night, reasons),
+            statuses=read_statuses(night, reasons, stopped=stopping.signal is not None),
             problems=tuple(problems),
         )
         summary = _write(summary)
-        if stopping.signal is None:
+        if stopping.signal is None or any(s.state is State.stopped for s in summary.statuses):
             summary = _write(_with_history(summary, night, config))
         print(to_text(summary))
         return summary.exit_code

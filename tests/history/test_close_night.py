@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -118,9 +119,32 @@ def test_closing_a_night_again_replaces_it(publish: Publish, tmp_path: Path) -> 
     other = status(tmp_path, None, precision="fp16", state=State.timeout)
     close_night(database, night(0), [first, other], tmp_path / "out")
     again = close_night(database, night(0), [first, other], tmp_path / "out")
-    assert [(f.cell, f.kind) for f in again] == [("minilm-fp16-cpu", "missing")]
+    assert [(f.cell, f.kind) for f in again] == [("minilm-fp16-cpu", "timeout")]
     with open_database(database) as connection:
         assert [e.cell for e in read_entries(connection)] == ["minilm-fp16-cpu", "minilm-int8-cpu"]
+
+
+def test_a_night_that_was_stopped_is_kept_and_shown_and_times_nothing(
+    publish: Publish, jobs: list[RerunJob], tmp_path: Path
+) -> None:
+    database, out = tmp_path / "history.sqlite", tmp_path / "out"
+    close_all(database, [publish(n, speed) for n, speed in enumerate(steady(range(6)))], out)
+    moment, slow = publish(6, 2.4)
+    left = status(
+        tmp_path, None, precision="fp16", state=State.stopped, message="stopped before it ended"
+    )
+    found = close_night(database, moment, [slow, left], out)
+    assert jobs == []
+    assert {(f.cell, f.kind, f.fails) for f in found} == {
+        ("minilm-int8-cpu", "step", False),
+        ("minilm-fp16-cpu", "stopped", True),
+    }
+    page = (out / "trend.html").read_text("utf-8")
+    assert "1 of 2 cells published" in page
+    assert "■ stopped" in page
+    again = close_night(database, moment, [slow, replace(left, state=State.error)], out)
+    assert {f.kind for f in again} == {"regression", "error"}
+    assert len(jobs) == 2
 
 
 def test_the_previous_bundle_and_the_anchor_are_timed_once_where_they_are_one(

@@ -138,11 +138,13 @@ def test_a_rejected_night_is_no_level_and_names_its_gates() -> None:
     assert rejected.night not in baseline(past, published(13, 3), "onnxruntime", "speedup").nights
 
 
-@pytest.mark.parametrize("state", [State.error, State.crashed, State.timeout, State.missing])
+@pytest.mark.parametrize(
+    "state", [State.error, State.crashed, State.timeout, State.missing, State.stopped]
+)
 def test_a_cell_that_was_not_measured_fails_the_night(state: State) -> None:
     cell = kept(3, None, state=state, message="no room")
     found = findings(nights(3), cell)["state"]
-    assert (found.kind, found.fails) == ("missing", True)
+    assert (found.kind, found.fails) == (state, True)
     assert found.text == f"not measured: {state} in validate: no room"
 
 

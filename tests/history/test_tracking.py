@@ -29,14 +29,14 @@ def test_each_cell_and_night_is_a_run_once(client: Any, tmp_path: Path) -> None:
     assert export_runs([published, crashed], uri=uri, experiment="nightly") == 1
     number = client.get_experiment_by_name("nightly").experiment_id
     found = {run.info.run_name: run for run in client.search_runs([number])}
-    assert set(found) == {"minilm-int8-cpu 2026-08-23", "minilm-fp16-cpu 2026-08-23"}
-    run = found["minilm-int8-cpu 2026-08-23"]
+    assert set(found) == {"minilm-int8-cpu 2026-08-23 02:00", "minilm-fp16-cpu 2026-08-23 02:00"}
+    run = found["minilm-int8-cpu 2026-08-23 02:00"]
     assert run.data.metrics["onnxruntime/speedup"] == 3.0
     assert "onnxruntime/gpu_memory_bytes" not in run.data.metrics
     assert run.data.metrics["stage/quantize"] == 24.7
     assert run.data.params["precision"] == "int8"
     assert run.data.tags["state"] == "published"
-    assert (run.info.status, found["minilm-fp16-cpu 2026-08-23"].info.status) == (
+    assert (run.info.status, found["minilm-fp16-cpu 2026-08-23 02:00"].info.status) == (
         "FINISHED",
         "FAILED",
     )

@@ -151,10 +151,13 @@ def test_stopped_night_says_what_was_done(
     night.send_signal(number)
     out, _ = night.communicate(timeout=60)
     assert night.returncode == 1
-    assert "1 of 4 cells published, 3 missing" in out
+    assert "1 of 4 cells published, 3 stopped" in out
     assert f"not run: the night was stopped by {number.name}" in out
-    assert "missing in export: stopped before it ended" in out
-    assert list(states(tmp_path).values()) == ["published", "missing", "missing", "missing"]
+    assert "stopped in export: stopped before it ended" in out
+    assert list(states(tmp_path).values()) == ["published", "stopped", "stopped", "stopped"]
+    page = (only_night(tmp_path) / "history/trend.html").read_text("utf-8")
+    assert "1 of 4 cells published" in page
+    assert "3 stopped" in page
     for pid in (tmp_path / "pids").read_text().split():
         assert is_gone(int(pid))
 

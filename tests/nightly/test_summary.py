@@ -65,6 +65,23 @@ def test_junit_counts_and_takes_any_text() -> None:
     assert error.text == "python x"
 
 
+def test_junit_counts_a_cell_once() -> None:
+    ended = [
+        Finding(cell="a", metric="state", kind="crashed", text="c", fails=True, rule="state"),
+        Finding(cell="a", metric="gates", kind="regression", text="g", fails=True, rule="gate"),
+    ]
+    for state, finding in zip((State.crashed, State.rejected), ended, strict=True):
+        root = ET.fromstring(to_junit(make(state, findings=(finding,))))
+        assert root.get("tests") == "1"
+        assert {root.get("failures"), root.get("errors")} == {"0", "1"}
+
+
+def test_a_stopped_night_s_cells_are_stopped(tmp_path: Path) -> None:
+    night = night_of(tmp_path)
+    (status_,) = read_statuses(night, {"a": "not run"}, stopped=True)
+    assert (status_.state, status_.message) == (State.stopped, "not run")
+
+
 def test_markdown_escapes_and_names_findings() -> None:
     text = to_markdown(make(State.error, findings=(SLOWER,), problems=("a|b",)))
     assert "- a speed, regression (fails the night): 10 % slower" in text

@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from pipeline.history.keep.records import Entry, Finding
+from pipeline.history.keep.records import Entry, Finding, Kind, label_night
+
+_KINDS: dict[str, Kind] = {
+    "rejected": "rejected",
+    "error": "error",
+    "crashed": "crashed",
+    "timeout": "timeout",
+    "stopped": "stopped",
+}
 
 
 def unpublished(tonight: Entry) -> list[Finding]:
@@ -25,7 +33,7 @@ def unpublished(tonight: Entry) -> list[Finding]:
         Finding(
             cell=tonight.cell,
             metric="state",
-            kind="missing",
+            kind=_KINDS.get(tonight.state, "missing"),
             text=f"not measured: {tonight.state}{where}{why}",
             fails=True,
             rule="state",
@@ -47,7 +55,7 @@ def gone(past: Sequence[Entry], tonight: Entry) -> list[Finding]:
             metric="executed",
             kind="missing",
             text=f"not executed: {reasons.get(artifact.name) or 'not in the report'}; "
-            f"on {last.night[:10]} it was",
+            f"on {label_night(last.night, [tonight.night])} it was",
             fails=True,
             rule="executed",
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.history.judge.metrics import has_steps, least_step
 from pipeline.history.judge.series import line
 from pipeline.history.judge.steps import find_steps
-from pipeline.history.keep.records import ArtifactEntry, Entry, Finding
+from pipeline.history.keep.records import ArtifactEntry, Entry, Finding, label_night
 
 NEW = 5
 """A step is told when it is at most so many nights old."""
@@ -29,12 +29,13 @@ def _new_step(
         night = points[step.index][0].night
         if len(points) - step.index > NEW or _is_told(past, name, metric, night):
             continue
+        when = label_night(night, [entry.night for entry, _ in points])
         yield Finding(
             cell=tonight.cell,
             artifact=name,
             metric=metric,
             kind="step",
-            text=f"{metric} stepped from {step.before:.5g} to {step.after:.5g} on {night[:10]}",
+            text=f"{metric} stepped from {step.before:.5g} to {step.after:.5g} on {when}",
             fails=False,
             rule="pelt",
         )

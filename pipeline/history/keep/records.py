@@ -1,6 +1,6 @@
 """Define what history keeps of a cell, and what it finds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -8,10 +8,12 @@ from typing import Literal
 from pipeline.errors import HistoryError
 from pipeline.history.keep.status import State
 
-Kind = Literal["regression", "step", "machine", "missing"]
+Kind = Literal[
+    "regression", "step", "machine", "missing", "rejected", "error", "crashed", "timeout", "stopped"
+]
 
-STATES = tuple(str(state) for state in State if state not in (State.running, State.stopped))
-"""How a cell of a night that is closed can have ended."""
+STATES = tuple(str(state) for state in State if state is not State.running)
+"""How a cell of a night that is closed can have ended; ``stopped``: with its night."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,8 @@ class Finding:
 
     ``regression``: got worse, and that is confirmed. ``machine``: measured slower, but the bundle
     before is equally slow now. ``step``: a line stepped, or looks slower and could not be
-    confirmed. ``missing``: not measured tonight. ``rule`` says which comparison found it,
+    confirmed. ``missing``: an artifact that was not measured tonight, or a cell without a status; a
+    cell that ended otherwise is told by its state. ``rule`` says which comparison found it,
     ``accepted`` when somebody took it as the new level.
     """
 
@@ -91,6 +94,15 @@ class Entry:
         """Return what was measured, or None."""
         found = self.artifact(artifact)
         return None if found is None else found.figures.get(metric)
+
+
+def label_night(night: str, others: Iterable[str]) -> str:
+    """Return a night's day, with the time where one of the others began on that day too."""
+    same = [other for other in others if other[:10] == night[:10] and other != night]
+    if not same:
+        return night[:10]
+    end = 19 if any(other[:16] == night[:16] for other in same) else 16
+    return f"{night[:10]} {night[11:end]}"
 
 
 def utc(night: str) -> str:

@@ -15,7 +15,8 @@ class State(StrEnum):
     """What became of a cell.
 
     The last three are not final: a resumed night runs the cell again. ``missing`` is never written;
-    it is what a summary calls a cell whose process ended without a final status.
+    it is what a summary calls a cell whose process ended without a final status, ``stopped`` one
+    that was not done when its night was stopped.
     """
 
     published = "published"

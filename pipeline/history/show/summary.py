@@ -16,7 +16,7 @@ _MOST = 30
 def render_markdown(trend: Trend) -> str:
     """Return the counts, a table for each device, and the findings, those that fail first."""
     night = trend.nights[-1]
-    lines = [f"## Night of {night[:10]}: {headline(trend)}", ""]
+    lines = [f"## Night of {trend.label(night)}: {headline(trend)}", ""]
     shown = [finding for finding in trend.findings if finding.fails][:_MOST]
     lines += [f"- **{finding.kind}** {escape(describe(finding))}" for finding in shown]
     if rest := len(trend.findings) - len(shown):
@@ -25,7 +25,11 @@ def render_markdown(trend: Trend) -> str:
         precisions = trend.precisions(device)
         lines += ["", table_row([device, *precisions]), table_row(["---"] * (1 + len(precisions)))]
         for model, squares in trend.matrix(device).items():
-            lines.append(table_row([model, *("; ".join(map(_square, cells)) for cells in squares)]))
+            lines.append(
+                table_row(
+                    [model, *("; ".join(_square(trend, c) for c in cells) for cells in squares)]
+                )
+            )
     lines += [
         "",
         "Speed-up over PyTorch fp32 of the fastest artifact, its change to the ten nights ",
@@ -40,6 +44,8 @@ def headline(trend: Trend) -> str:
     regressions = sum(f.kind == "regression" and f.rule != "gate" for f in trend.findings)
     if regressions:
         counts.append(f"{regressions} confirmed slower")
+    if absent := trend.count("absent"):
+        counts.append(f"{absent} not in this night")
     return ", ".join(counts)
 
 
@@ -49,9 +55,9 @@ def describe(finding: Finding) -> str:
     return f"{what}: {finding.text}"
 
 
-def _square(cell: CellView) -> str:
+def _square(trend: Trend, cell: CellView) -> str:
     if cell.tonight is None:
-        return f"not run, last on {cell.last.night[:10]}"
+        return f"not in this night, last on {trend.label(cell.last.night)}"
     if cell.state != "published":
         return cell.state.upper()
     speed, cosine = cell.figure("speedup"), cell.figure("cosine_mean")
@@ -73,10 +79,10 @@ def _change(cell: CellView) -> str:
 def render_junit(trend: Trend) -> str:
     """Return the last night as JUnit XML.
 
-    A case for each cell's state and each speed that was judged, and one more for every other
-    finding that fails.
+    A case for each state of a cell that the night had, and each speed that was judged, and one
+    more for every other finding that fails.
     """
-    cases = [case for cell in trend.cells for case in _cases(cell)]
+    cases = [case for cell in trend.tonight for case in _cases(cell)]
     return to_xml(f"night {trend.nights[-1]}", cases)
 
 
@@ -98,8 +104,6 @@ def _cases(cell: CellView) -> Iterator[JUnitCase]:
 
 def _case(cell: CellView, name: str, findings: list[Finding]) -> JUnitCase:
     failing = [finding.text for finding in findings if finding.fails]
-    if name == "state" and cell.tonight is None:
-        failing.append(f"not run on this night; last on {cell.last.night}")
     return JUnitCase(
         classname=cell.last.cell,
         name=name,

@@ -63,7 +63,7 @@ def _add(client: Any, experiment: str, entry: Entry) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     start = int(datetime.fromisoformat(entry.night).timestamp() * 1000)
-    name = f"{entry.cell} {entry.night[:10]}"
+    name = f"{entry.cell} {entry.night[:16].replace('T', ' ')}"
     run = client.create_run(experiment, start_time=start, run_name=name, tags={KEY: _key(entry)})
     number = run.info.run_id
     values = list(_metrics(entry))

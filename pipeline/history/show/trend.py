@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.history.judge.series import baseline
 from pipeline.history.judge.slower import WINDOW, allowance
-from pipeline.history.keep.records import Entry, Figure, Finding
+from pipeline.history.keep.records import Entry, Figure, Finding, label_night
 
 NIGHTS = 90
 """The page shows so many of the last nights."""
@@ -45,8 +45,8 @@ class CellView:
 
     @property
     def state(self) -> str:
-        """The state on the last of all nights."""
-        return "missing" if self.tonight is None else self.tonight.state
+        """The state on the last of all nights; ``absent`` where that night had no such cell."""
+        return "absent" if self.tonight is None else self.tonight.state
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -56,7 +56,7 @@ class CellView:
     @property
     def failed(self) -> bool:
         """Whether the last of all nights failed in this cell."""
-        return self.state != "published" or any(finding.fails for finding in self.findings)
+        return self.state not in ("published", "absent") or any(f.fails for f in self.findings)
 
     @property
     def artifacts(self) -> list[str]:
@@ -77,6 +77,15 @@ class Trend:
 
     nights: Sequence[str]
     cells: Sequence[CellView]
+
+    @property
+    def tonight(self) -> list[CellView]:
+        """The cells that the last night had."""
+        return [cell for cell in self.cells if cell.tonight is not None]
+
+    def label(self, night: str) -> str:
+        """Return what a night is called: its day, and the time where that day has two."""
+        return label_night(night, self.nights)
 
     @property
     def findings(self) -> list[Finding]:

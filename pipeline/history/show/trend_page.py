@@ -9,14 +9,14 @@ from markupsafe import Markup
 
 from pipeline.history.judge.metrics import least_step
 from pipeline.history.judge.steps import find_steps
-from pipeline.history.keep.records import Entry
+from pipeline.history.keep.records import Entry, label_night
 from pipeline.history.show.summary import headline
 from pipeline.history.show.trend import CellView, Trend
 from pipeline.history.show.trend_plot import STYLES, PlottedLine, draw_trend
 from pipeline.report import numbers
 from pipeline.report.html import environment
 
-SIGNS = {"published": "✓", "missing": "?"}
+SIGNS = {"published": "✓", "missing": "?", "stopped": "■"}
 """What stands beside a state's word; ✕ for the others."""
 
 _PLOTS = {
@@ -61,7 +61,7 @@ def _draw(cell: CellView, nights: Sequence[str]) -> list[tuple[str, str, Markup]
         is_cosine = metric == "cosine_mean"
         svg = draw_trend(
             lines,
-            nights,
+            [label_night(night, nights) for night in nights],
             title=f"{cell.last.cell}: {title}",
             name=f"{cell.anchor}-{metric}",
             least=5e-5 if is_cosine else _FLATTEST * max(line.points[-1][1] for line in lines),

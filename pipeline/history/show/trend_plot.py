@@ -35,11 +35,13 @@ def draw_trend(
     least: float,
     words: Callable[[float], str],
 ) -> str:
-    """Draw lines over all nights; ``dates`` names every night, ``least`` is the narrowest range.
+    """Draw lines over all nights.
 
-    Steps are dashed uprights with the change written above, slower nights crosses.
+    ``dates`` names every night, with the time where its day has two; ``least`` is the narrowest
+    range. Steps are dashed uprights with the change written above, slower nights crosses.
     """
-    with drawing(200, left=62, right=22, top=24, bottom=28) as axes:
+    timed = any(len(date) > 10 for date in dates)
+    with drawing(200, left=62, right=22, top=24, bottom=40 if timed else 28) as axes:
         for line, style, colour in zip(lines, STYLES, _COLOURS, strict=False):
             _draw_line(axes, line, style, colour, len(dates))
         values = [value for line in lines for _, value in line.points]
@@ -48,7 +50,7 @@ def draw_trend(
         _draw_steps(axes, lines, room_for_words=len(dates) / 6)
         axes.set_xlim(-0.5, max(len(dates) - 0.5, 0.5))
         shown = sorted({round(x) for x in np.linspace(0, len(dates) - 1, 4)})
-        axes.set_xticks(shown, [dates[i][5:10] for i in shown])
+        axes.set_xticks(shown, [dates[i][5:].replace(" ", "\n") for i in shown])
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
         axes.grid(visible=False, axis="x")
@@ -100,8 +102,8 @@ def change(step: Step) -> str:
 
 def _say(line: PlottedLine, dates: Sequence[str], words: Callable[[float], str]) -> str:
     (first, before), (last, now) = line.points[0], line.points[-1]
-    start, end = dates[first][:10], dates[last][:10]
+    start, end = dates[first], dates[last]
     steps = "".join(
-        f", {change(step)} on {dates[line.points[step.index][0]][:10]}" for step in line.steps
+        f", {change(step)} on {dates[line.points[step.index][0]]}" for step in line.steps
     )
     return f"{line.name}: {words(before)} on {start}, {words(now)} on {end}{steps}"

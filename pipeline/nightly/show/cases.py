@@ -2,17 +2,20 @@
 
 from pipeline.history import Finding
 from pipeline.history.keep.status import State, Status
-from pipeline.nightly.show.summary import Summary
+from pipeline.nightly.show.summary import Summary, news
 from pipeline.report.junit import JUnitCase, to_xml
 
 
 def to_junit(summary: Summary) -> str:
-    """Return the night as JUnit XML: a failed gate is a failure, anything else an error."""
+    """Return the night as JUnit XML: a failed gate is a failure, anything else an error.
+
+    A case for each cell, and one for each finding that says more than how a cell ended.
+    """
     problems = [
         JUnitCase(classname="nightly", name="night", outcome="error", message=problem)
         for problem in summary.problems
     ]
-    cases = [*map(_cell, summary.statuses), *map(_finding, summary.findings), *problems]
+    cases = [*map(_cell, summary.statuses), *map(_finding, news(summary)), *problems]
     return to_xml(f"night {summary.night}", cases)
 
 

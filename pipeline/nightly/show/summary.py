@@ -42,12 +42,18 @@ class Summary:
         return ", ".join([published, *others])
 
 
-def read_statuses(night: Night, reasons: Mapping[str, str]) -> tuple[Status, ...]:
-    """Return each cell's status; a cell without a final one is missing, with the reason."""
-    return tuple(_final(night.of(cell), cell, reasons) for cell in night.cells)
+def read_statuses(
+    night: Night, reasons: Mapping[str, str], *, stopped: bool = False
+) -> tuple[Status, ...]:
+    """Return each cell's status; a cell without a final one is missing, with the reason.
+
+    In a night that was ``stopped`` it is stopped with it.
+    """
+    state = State.stopped if stopped else State.missing
+    return tuple(_final(night.of(cell), cell, state, reasons) for cell in night.cells)
 
 
-def _final(directory: Path, cell: Cell, reasons: Mapping[str, str]) -> Status:
+def _final(directory: Path, cell: Cell, state: State, reasons: Mapping[str, str]) -> Status:
     status = Status.read(directory)
     if status is not None and status.state.is_final:
         return status
@@ -57,11 +63,11 @@ def _final(directory: Path, cell: Cell, reasons: Mapping[str, str]) -> Status:
         precision=cell.precision,
         device=cell.device,
         command=cell.command,
-        state=State.missing,
+        state=state,
     )
     reason = reasons.get(cell.name) or begun.message or "it has no status"
     stage = read_outcome(directory / OUTCOME_FILE).stage
-    return replace(begun, state=State.missing, stage=stage, message=reason)
+    return replace(begun, state=state, stage=stage, message=reason)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def to_text(summary: Summary) -> str:
         line = f"  {status.cell:<{width}}  {status.state:<9}  {status.seconds:7.1f} s"
         lines.append(f"{line}  {_near(status.bundle)}" if status.bundle else line)
         lines += [f"      {line}" for line in _failure(summary, status)]
-    lines += [f"  {_finding(finding)}" for finding in _news(summary)]
+    lines += [f"  {_finding(finding)}" for finding in news(summary)]
     lines += [f"  error: {problem}" for problem in summary.problems]
     return "\n".join([*lines, f"{_near(summary.directory)}/summary.md"])
 
@@ -102,16 +108,16 @@ def to_markdown(summary: Summary) -> str:
             continue
         lines += ["", f"**{_escape(status.cell)}**: {status.state}{_in(status)}", ""]
         lines += ["```bash", status.command, "```"]
-    notes = [_finding(finding) for finding in _news(summary)]
+    notes = [_finding(finding) for finding in news(summary)]
     notes += [f"error: {problem}" for problem in summary.problems]
     lines += ["", *(f"- {_escape(note)}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"
 
 
-def _news(summary: Summary) -> list[Finding]:
-    """Return the findings but those that only repeat why a cell did not publish."""
+def news(summary: Summary) -> list[Finding]:
+    """Return the findings but those that only repeat how a cell ended."""
     published = {status.cell for status in summary.statuses if status.state is State.published}
-    said = [f for f in summary.findings if f.kind == "missing" or f.rule == "gate"]
+    said = [f for f in summary.findings if f.metric == "state" or f.rule == "gate"]
     return [f for f in summary.findings if f not in said or f.cell in published]
 
 
