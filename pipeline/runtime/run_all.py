@@ -8,10 +8,11 @@ from pathlib import Path
 from pipeline.bundle.engines import PLAN, EngineDirectory, Parent
 from pipeline.bundle.proof import read_proof
 from pipeline.config import NumericType
+from pipeline.contracts import CUDA_GRAPH
 from pipeline.engines import Encoder
 from pipeline.errors import MeasureError
 from pipeline.runtime.check import Checked, check_engine
-from pipeline.runtime.choice import runner
+from pipeline.runtime.choice import FUSED, runner
 from pipeline.runtime.loading import text_encoder
 from pipeline.text.tokens import Tokenizer
 
@@ -27,7 +28,7 @@ class EngineRun:
 
 
 def run_all(parent: Parent, engines: Sequence[EngineDirectory]) -> Iterator[EngineRun]:
-    """Yield ``model.onnx`` in ONNX Runtime and OpenVINO, then each engine.
+    """Yield ``model.onnx`` in ONNX Runtime and OpenVINO, ``cuda/model.onnx``, then each engine.
 
     What was verified is opened: whoever calls has done so.
 
@@ -58,6 +59,9 @@ def _openers(parent: Parent, engines: Sequence[EngineDirectory]) -> Iterator[_Op
     path, kind = parent.root / "model.onnx", NumericType(parent.manifest["precision_type"])
     yield "onnxruntime", path.name, _without_onnxruntime(), partial(_onnxruntime, path, kind)
     yield "openvino", path.name, missing(), partial(_openvino, path, kind)
+    if parent.checker.has(CUDA_GRAPH.as_posix()):
+        fused = parent.root / CUDA_GRAPH
+        yield FUSED, CUDA_GRAPH.as_posix(), _without_cuda(), partial(_fused, fused)
     for engine in engines:
         module, reason = runner(engine)
         yield engine.runtime, engine.file, reason, partial(_plan, engine, module or engine.runtime)
@@ -69,10 +73,29 @@ def _without_onnxruntime() -> str | None:
     return None if is_installed("onnxruntime") else "Python package onnxruntime is not installed"
 
 
+def _without_cuda() -> str | None:
+    reason = _without_onnxruntime()
+    if reason is not None:
+        return reason
+    from pipeline.engines.onnxruntime import has_cuda
+
+    return None if has_cuda() else "ONNX Runtime has no CUDA device on this machine"
+
+
 def _onnxruntime(path: Path, kind: NumericType) -> Encoder:
     from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
     return OnnxRuntimeEncoder(path, cuda=kind is not NumericType.int8)
+
+
+def _fused(path: Path) -> Encoder:
+    from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+
+    encoder = OnnxRuntimeEncoder(path, cuda=True)
+    if encoder.device != "cuda":
+        raise MeasureError("ONNX Runtime has a CUDA provider here and did not get the GPU with it")
+    encoder.name = FUSED
+    return encoder
 
 
 def _openvino(path: Path, kind: NumericType) -> Encoder:

@@ -49,8 +49,12 @@ def publish_tiny(
     key: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     with_weights: bool = False,
+    cuda: OnnxModel | None = None,
 ) -> Path:
-    """Publish a bundle of the graph and a plan; its report's measurements are made up."""
+    """Publish a bundle of the graph and a plan; its report's measurements are made up.
+
+    ``cuda`` is the graph that is published as ``cuda/model.onnx``.
+    """
     path = work / "rtx.plan"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(range(256)) * 64)
@@ -71,7 +75,9 @@ def publish_tiny(
     return publish(
         source=source,
         fp32_sha256=fp32.sha256,
-        graphs=Graphs(portable=fp32, buildable=fp32, quantization=int8()["quantization"]),
+        graphs=Graphs(
+            portable=fp32, buildable=fp32, quantization=int8()["quantization"], cuda=cuda
+        ),
         engines=[engine],
         report=Report(passed=True, failed_gates=(), data=_report(source, fp32, engine)),
         proof=proof,
