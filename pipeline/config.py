@@ -194,6 +194,13 @@ class PlanGatesConfig:
 
 
 @dataclass
+class SearchGatesConfig:
+    """The least a search must find of what exact float32 search finds, by form of vector."""
+
+    recall_at_10: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
 class GatesConfig:
     """The least an artifact must reach, mostly by numeric type of the graph; null: no gate."""
 
@@ -205,6 +212,7 @@ class GatesConfig:
     vectors_nonzero: float | None = None
     speed: dict[str, float | None] = field(default_factory=dict)
     plan: PlanGatesConfig = field(default_factory=PlanGatesConfig)
+    search: SearchGatesConfig = field(default_factory=SearchGatesConfig)
     published: PublishedGatesConfig = field(default_factory=PublishedGatesConfig)
 
 

@@ -110,7 +110,7 @@ def _make_encode(options: argparse.Namespace, ranges: npt.NDArray[Any] | None) -
     from pipeline.runtime import load
 
     encoder = load(options.bundle, options.engine)
-    ranged = options.precision in ("int8", "uint8")
+    ranged = options.precision in ("int8", "uint8", "int8_dot")
     if ranged and ranges is None and encoder.embedding_ranges is None:
         raise EncodeError(
             f"--precision {options.precision}: {options.bundle} was published before bundles held "

@@ -66,7 +66,7 @@ def run(config: PipelineConfig) -> Outcome:
             build(stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache)
             for runtime in plan.runtimes
         ]
-        validation = _validate(stages, config, model, fp32, graphs, engines, dataset)
+        validation = _validate(stages, config, model, fp32, graphs, engines, dataset, spans)
         report = make_report(
             source=model.source,
             precision=config.precision.name,
@@ -96,6 +96,7 @@ def _validate(
     graphs: Graphs,
     engines: list[Engine],
     dataset: Dataset,
+    spans: EmbeddingRanges,
 ) -> Validation:
     with_openvino = config.engine.runtime is EngineChoice.auto
     if not config.validate.enabled:
@@ -110,6 +111,7 @@ def _validate(
             engines,
             dataset,
             config.validate,
+            ranges=spans,
             published=_target(config),
             with_openvino=with_openvino,
         )

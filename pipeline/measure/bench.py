@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.config import NumericType, ValidateConfig
-from pipeline.contracts import SourceModel
+from pipeline.contracts import EmbeddingRanges, SourceModel
 from pipeline.engines import Encoder
 from pipeline.engines.torch import TorchEncoder
 from pipeline.measure.quality.quality import Expected, expect
@@ -52,7 +54,11 @@ class OwnPath:
 
 
 def set_up(
-    source: SourceModel, dataset: Dataset, config: ValidateConfig, kind: NumericType
+    source: SourceModel,
+    dataset: Dataset,
+    config: ValidateConfig,
+    kind: NumericType,
+    ranges: EmbeddingRanges,
 ) -> Bench:
     """Load the reference and compute everything artifacts are compared with."""
     tokenizer = open_tokenizer(source)
@@ -61,7 +67,15 @@ def set_up(
     check_rows(reference.model, tokenizer, texts, source.prefix, source.location)
     encoder = text_encoder(source, tokenizer, reference)
     own = OwnPath(engine=reference, tokenizer=tokenizer)
-    expected = expect(own, texts, dataset, prefix=source.prefix, batch_size=config.batch_size)
+    expected = expect(
+        own,
+        texts,
+        dataset,
+        prefix=source.prefix,
+        batch_size=config.batch_size,
+        ranges=np.load(ranges.path, allow_pickle=False),
+        matryoshka=_says_matryoshka(source),
+    )
     return Bench(
         source=source,
         tokenizer=tokenizer,
@@ -74,6 +88,12 @@ def set_up(
         ),
         kind=kind,
     )
+
+
+def _says_matryoshka(source: SourceModel) -> bool:
+    """Whether the model's card says that it was trained to be cut."""
+    card = source.assets / "README.md"
+    return card.is_file() and "matryoshka" in card.read_text("utf-8", errors="replace").lower()
 
 
 def text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:

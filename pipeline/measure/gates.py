@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.config import GatesConfig, NumericType
+from pipeline.config import GatesConfig, NumericType, SearchGatesConfig
 from pipeline.errors import ConfigError
+from pipeline.measure.quality.search import FORMS
 from pipeline.measure.results import Gate
 from pipeline.measure.speed.intervals import Speedup
 
@@ -28,7 +29,8 @@ class Evidence:
 
     ``tasks`` holds each task's main metric minus fp32's, in points; ``finite`` and ``nonzero`` the
     shares of vectors that are so; ``invariance`` the lowest cosine of a text with itself, by what
-    differs; ``speed`` the ratio to fp32 in ONNX Runtime.
+    differs; ``speed`` the ratio to fp32 in ONNX Runtime; ``search_recall`` a search's
+    recall@10 by form of vector.
     """
 
     cosine_mean: float
@@ -39,6 +41,7 @@ class Evidence:
     invariance: Mapping[str, float]
     speed: Speedup | None
     published: Against | None
+    search_recall: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_gates(config: GatesConfig) -> None:
@@ -58,6 +61,16 @@ def check_gates(config: GatesConfig) -> None:
                     f"{ROOT}.{gate}.{name}: no such type; "
                     f"choose one of {', '.join(sorted(NumericType))}"
                 )
+    _check_forms(config.search)
+
+
+def _check_forms(config: SearchGatesConfig) -> None:
+    for name in config.recall_at_10:
+        if name not in FORMS:
+            raise ConfigError(
+                f"{ROOT}.search.recall_at_10.{name}: no such vectors; "
+                f"choose one of {', '.join(FORMS)}"
+            )
 
 
 def apply_gates(evidence: Evidence, kind: NumericType, config: GatesConfig) -> tuple[Gate, ...]:
@@ -89,6 +102,8 @@ def _figures(evidence: Evidence, kind: NumericType) -> Iterator[tuple[str, float
         yield f"tasks.{task}", delta, "fp32", f"tasks.{kind}"
     for difference, cosine in evidence.invariance.items():
         yield f"invariance.{difference}", cosine, None, f"invariance.{kind}"
+    for form, recall in evidence.search_recall.items():
+        yield f"search.recall_at_10.{form}", recall, "fp32", f"search.recall_at_10.{form}"
     yield "vectors.finite", evidence.finite, None, "vectors_finite"
     yield "vectors.nonzero", evidence.nonzero, None, "vectors_nonzero"
     if evidence.speed is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.bundle.proof import Proof
 from pipeline.measure.quality.agreement import Agreement
 from pipeline.measure.quality.breakdown import Breakdown
+from pipeline.measure.quality.search import SearchScores
 from pipeline.measure.quality.tasks import TaskScores
 from pipeline.measure.speed.cold import Cold
 from pipeline.measure.speed.grid import GridCell
@@ -61,6 +62,7 @@ class ArtifactResult:
     breakdown: Breakdown | None = None
     invariance: Invariance | None = None
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    search: SearchScores | None = None
     throughput: Throughput | None = None
     with_tokenization: TextThroughput | None = None
     grid: Sequence[GridCell] = ()
@@ -98,6 +100,7 @@ class Validation:
     dataset_sha256: str | None
     reference_latency: Latency | None
     reference_cold: Cold | None
+    reference_search: SearchScores | None = None
     baselines: tuple[BaselineResult, ...]
     gpu_clocks: Sequence[Mapping[str, float]] = ()
     artifacts: tuple[ArtifactResult, ...]

@@ -24,13 +24,19 @@ _FILTERS = (
     numbers.points_span,
     numbers.ratio,
     numbers.span,
+    numbers.vectors,
 )
 _HEAT = ((0.5, "slow2"), (1.0, "slow1"), (1.5, "fast1"), (2.5, "fast2"), (4.0, "fast3"))
 
 
 def render_html(data: Mapping[str, Any]) -> str:
     """Return the page for a report's data; it fetches nothing."""
-    from pipeline.report.plots.figures import draw_agreement, draw_tasks, draw_tradeoffs
+    from pipeline.report.plots.figures import (
+        draw_agreement,
+        draw_searches,
+        draw_tasks,
+        draw_tradeoffs,
+    )
 
     executed = [artifact for artifact in data["artifacts"] if artifact["executed"]]
     return (
@@ -44,6 +50,7 @@ def render_html(data: Mapping[str, Any]) -> str:
             tradeoffs=draw_tradeoffs(data),
             task_figure=draw_tasks(executed),
             plans=[*engines_of(data), *data.get("engines_beside", [])],
+            search_figures=draw_searches(executed),
             agreement_figures={a["name"]: draw_agreement(a) for a in executed},
         )
     )

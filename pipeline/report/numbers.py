@@ -71,6 +71,18 @@ def metric(name: str) -> str:
     return known.get(head, head) + (f"@{cut}" if cut else "")
 
 
+def vectors(form: str) -> str:
+    """Return a form of vector as people write it: binary, then int8; first 192 dimensions."""
+    if form.startswith("first_"):
+        return f"first {form.removeprefix('first_')} dimensions"
+    known = {
+        "int8_dot": "int8, one step",
+        "binary_int8": "binary, then int8",
+        "binary_float32": "binary, then float32",
+    }
+    return known.get(form, form)
+
+
 def gate_value(name: str, value: float | None) -> str:
     """Return a gate's threshold or observation; six decimals where it is a cosine."""
     if value is None or not math.isfinite(value):

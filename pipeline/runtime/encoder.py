@@ -21,10 +21,11 @@ class TextEncoder:
 
     ``truncate_dim`` keeps an embedding's first dimensions, ``normalize_embeddings`` scales what is
     left to length 1, ``precision`` is float32, float16, int8, uint8, binary or ubinary, all as in
-    Sentence Transformers. int8 and uint8 take their steps from ``ranges`` ``[2, dim]``, the
-    smallest and largest value of each dimension; without them from the bundle's
-    (``embedding_ranges``), so that a text has one vector whatever it is encoded with. Where a
-    bundle of before has none, ``encode`` takes them from the embeddings themselves.
+    Sentence Transformers, or int8_dot, whose levels an index may compare as they are. int8, uint8
+    and int8_dot take their steps from ``ranges`` ``[2, dim]``, the smallest and largest value of
+    each dimension; without them from the bundle's (``embedding_ranges``), so that a text has one
+    vector whatever it is encoded with. Where a bundle of before has none, ``encode`` takes them
+    from the embeddings themselves.
     """
 
     def __init__(

@@ -18,17 +18,18 @@ from pipeline.vectors import FloatArray
 log = logging.getLogger(__name__)
 
 
-EmbeddingPrecision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+EmbeddingPrecision = Literal["float32", "float16", "int8", "uint8", "int8_dot", "binary", "ubinary"]
 
 _DTYPES: dict[str, type[np.generic]] = {
     "float32": np.float32,
     "float16": np.float16,
     "int8": np.int8,
     "uint8": np.uint8,
+    "int8_dot": np.int8,
     "binary": np.int8,
     "ubinary": np.uint8,
 }
-_RANGED = ("int8", "uint8")
+_RANGED = ("int8", "uint8", "int8_dot")
 _SMALLEST_NORM = 1e-12
 """What a shorter vector is divided by: ``torch.nn.functional.normalize``."""
 
@@ -46,7 +47,9 @@ def quantize_embeddings(
 
     int8 and uint8 give each dimension 256 steps between the smallest and largest value in
     ``ranges`` ``[2, dim]``, else in ``calibration_embeddings`` ``[m, dim]``, else in the embeddings
-    themselves. binary (int8) and ubinary (uint8) pack the signs of eight dimensions into a byte.
+    themselves. int8_dot has one step for all dimensions, the largest absolute value by 127, so that
+    dot products and distances of levels are those of the embeddings. binary (int8) and ubinary
+    (uint8) pack the signs of eight dimensions into a byte.
 
     Raises:
         ValueError: unknown precision, ranges of another shape, or the embeddings are not floats.
@@ -71,11 +74,29 @@ def quantize_embeddings(
             f"ranges of shape {list(ranges.shape)}: expected {[2, embeddings.shape[1]]}, the "
             "smallest and the largest value of each dimension"
         )
-    steps = (ranges[1] - ranges[0]) / 255
-    steps = np.where(steps == 0, 1, steps)
+    if precision == "int8_dot":
+        return dot_levels(embeddings, ranges)
+    steps = _steps(ranges)
     levels = np.clip(np.floor((embeddings - ranges[0]) / steps), 0, 255)
     levels = levels if precision == "uint8" else levels - 128
     return np.asarray(levels, _DTYPES[precision])
+
+
+def dequantize_embeddings(levels: npt.NDArray[Any], ranges: npt.NDArray[Any]) -> FloatArray:
+    """Return the values in the middle of int8 or uint8 levels' steps, float32 ``[n, dim]``."""
+    from_zero = levels.astype(np.float32) + (128 if levels.dtype == np.int8 else 0)
+    return np.asarray((from_zero + 0.5) * _steps(ranges) + ranges[0], np.float32)
+
+
+def dot_levels(embeddings: npt.NDArray[Any], ranges: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Return embeddings in steps that are the same for all dimensions, int8 -127 to 127."""
+    largest = float(np.abs(ranges).max())
+    return np.asarray(np.clip(np.rint(embeddings * (127 / (largest or 1.0))), -127, 127), np.int8)
+
+
+def _steps(ranges: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    steps = (ranges[1] - ranges[0]) / 255
+    return np.where(steps == 0, 1, steps)
 
 
 def _ranges(embeddings: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
@@ -134,7 +155,7 @@ def make_output_form(
     if not 1 <= dimension <= full_dimension:
         raise ValueError(f"truncate_dim={truncate_dim}: expected 1 to {full_dimension}")
     if ranges is not None and precision not in _RANGED:
-        raise ValueError(f"ranges are for int8 and uint8, not for precision {precision!r}")
+        raise ValueError(f"ranges are for int8 and uint8 levels, not for precision {precision!r}")
     if ranges is None and known is not None and precision in _RANGED:
         if normalize and (dimension < full_dimension or not known.unit_length):
             raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Baseline, NumericType, ValidateConfig
-from pipeline.contracts import Engine, Graphs, OnnxModel, SourceModel
+from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, SourceModel
 from pipeline.engines.layers.records import read_layers
 from pipeline.engines.onnxruntime import has_cuda
 from pipeline.engines.opening import open_encoder
@@ -19,6 +19,7 @@ from pipeline.measure.gates import Against, Evidence, apply_gates
 from pipeline.measure.plan_gates import apply_plan_gates, promise_of
 from pipeline.measure.proof import make_proof
 from pipeline.measure.quality.quality import Quality, measure_quality
+from pipeline.measure.quality.search import search_reference
 from pipeline.measure.results import CUDA_NAME, ArtifactResult, Gate, Validation
 from pipeline.measure.settings import check_validate
 from pipeline.measure.speed.profile import count_gemms, count_kernels
@@ -41,6 +42,7 @@ def validate(
     dataset: Dataset,
     config: ValidateConfig,
     *,
+    ranges: EmbeddingRanges,
     published: Path,
     with_openvino: bool,
 ) -> Validation:
@@ -60,7 +62,7 @@ def validate(
     kind = graphs.portable.precision
     exact = fp32 if kind is NumericType.fp16 else graphs.portable
     check_overflow(exact, graphs.buildable, source, spread(dataset.evaluation, OVERFLOW_TEXTS))
-    bench = set_up(source, dataset, config, kind)
+    bench = set_up(source, dataset, config, kind, ranges)
     plan_gates = _judge_plans(graphs, engines, config)
     artifacts, refused = _open_artifacts(bench, graphs, engines, with_openvino)
     qualities = [
@@ -90,6 +92,7 @@ def validate(
         dataset_sha256=bench.dataset_sha256,
         reference_latency=timing.speed.reference_latency,
         reference_cold=timing.reference_cold,
+        reference_search=search_reference(bench.expected.sought),
         baselines=timing.baselines,
         gpu_clocks=timing.gpu_clocks,
         artifacts=tuple(
@@ -172,6 +175,9 @@ def _result(
         nonzero=1 - checks.zero / quality.agreement.n,
         invariance={"batch": quality.invariance.batch, "padding": quality.invariance.padding},
         speed=speed.over_baseline.get(Baseline.onnxruntime_fp32),
+        search_recall={}
+        if quality.search is None
+        else {score.form: score.recall for score in quality.search.forms},
         published=_against_published(artifact, quality, speed, timing),
     )
     return ArtifactResult(
@@ -182,6 +188,7 @@ def _result(
         breakdown=quality.breakdown,
         invariance=quality.invariance,
         tasks=quality.tasks,
+        search=quality.search,
         throughput=speed.throughput,
         with_tokenization=speed.with_tokenization,
         grid=speed.grid,

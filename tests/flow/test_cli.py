@@ -224,6 +224,24 @@ RETRIEVAL = METRIC | {
     "n": int,
     "metrics": {"ndcg_at_10": METRIC, "recall_at_10": METRIC, "mrr_at_10": METRIC},
 }
+SEARCH = {
+    "queries": int,
+    "documents": int,
+    "among_themselves": bool,
+    "matryoshka": bool,
+    "oversampling": int,
+    "vectors": [
+        {
+            "form": str,
+            "dimensions": int,
+            "bytes": int,
+            "bytes_stored": int,
+            "recall_at_10": NUMBER,
+            "recall_ci95": [NUMBER],
+            "ndcg_at_10": NoneType,
+        }
+    ],
+}
 EXECUTED = {
     "name": str,
     "file": str,
@@ -232,6 +250,7 @@ EXECUTED = {
     "device": str,
     "agreement": AGREEMENT,
     "tasks": {"sample": RETRIEVAL},
+    "search": SEARCH,
     "throughput": {
         "sentences_per_second": NUMBER,
         "reference_sentences_per_second": NUMBER,
@@ -267,6 +286,7 @@ REPORT = {
         "threads": int,
         "latency_ms": {"batch": int, "p50": NUMBER, "n": int},
         "cold": NoneType,
+        "search": SEARCH,
     },
     "baselines": [{"name": str, "executed": bool}],
     "artifacts": list,

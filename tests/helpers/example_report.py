@@ -29,6 +29,7 @@ def executed(name: str = "onnxruntime", device: str = "cpu", *, speed: float = 2
         "device": device,
         "agreement": agreement(),
         "tasks": tasks(),
+        "search": search(),
         "throughput": {
             "sentences_per_second": base * speed,
             "reference_sentences_per_second": base,
@@ -48,6 +49,45 @@ def executed(name: str = "onnxruntime", device: str = "cpu", *, speed: float = 2
         "latency_ms": {"batch": 1, "p50": 1.83, "p95": 3.41, "p99": 6.02, "n": 500},
         "cold": {"load_s": 0.412, "first_encode_ms": 9.31, "peak_memory_bytes": 402_653_184},
         "gates": gates(),
+    }
+
+
+def search(loss: float = 0.02) -> Data:
+    """Nine forms of vector over judged documents."""
+    rows = [
+        ("float32", 384, 1536, 1536, 1.0),
+        ("float16", 384, 768, 768, 0.999),
+        ("int8", 384, 384, 384, 0.987),
+        ("int8_dot", 384, 384, 384, 0.991),
+        ("binary", 384, 48, 48, 0.61),
+        ("binary_int8", 384, 48, 432, 0.906),
+        ("binary_float32", 384, 48, 1584, 0.91),
+        ("first_192", 192, 768, 768, 0.67),
+        ("first_96", 96, 384, 384, 0.48),
+    ]
+    return {
+        "queries": 323,
+        "documents": 3633,
+        "among_themselves": False,
+        "matryoshka": False,
+        "oversampling": 4,
+        "vectors": [
+            {
+                "form": form,
+                "dimensions": dimensions,
+                "bytes": read,
+                "bytes_stored": stored,
+                "recall_at_10": recall - loss,
+                "recall_ci95": [recall - loss - 0.01, recall - loss + 0.01],
+                "ndcg_at_10": {
+                    "reference": 31.6,
+                    "artifact": 31.6 * recall,
+                    "delta": 31.6 * (recall - 1),
+                    "ci95": [31.6 * (recall - 1) - 0.3, 31.6 * (recall - 1) + 0.3],
+                },
+            }
+            for form, dimensions, read, stored, recall in rows
+        ],
     }
 
 
@@ -263,6 +303,7 @@ def int8() -> Data:
             "tf32": False,
             "latency_ms": {"batch": 1, "p50": 6.12, "p95": 9.87, "p99": 14.2, "n": 500},
             "cold": {"load_s": 2.31, "first_encode_ms": 31.0, "peak_memory_bytes": 905_969_664},
+            "search": search(0.0),
         },
         "dataset": "sample",
         "dataset_sha256": "d1d2d3d4" * 8,

@@ -11,11 +11,12 @@ from pipeline.engines import Encoder
 from pipeline.errors import MeasureError
 from pipeline.measure.quality.agreement import Agreement, agreement
 from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
+from pipeline.measure.quality.search import QUERIES, SearchScores, Sought, measure_search, seek
 from pipeline.measure.quality.tasks import TaskScores, Values, compare_task, measure_task
 from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.runtime.invariance import Invariance, measure_invariance
-from pipeline.text.datasets import Dataset, Task
+from pipeline.text.datasets import Dataset, Retrieval, Task, spread
 from pipeline.text.tokens import Tokenizer, TokenRow
 from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
 
@@ -31,6 +32,7 @@ class Expected:
     embeddings: FloatArray
     tasks: Sequence[Task]
     task_values: Mapping[str, Values]
+    sought: Sought | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Quality:
     breakdown: Breakdown
     invariance: Invariance
     tasks: Mapping[str, TaskScores]
+    search: SearchScores | None = None
 
 
 class TextPath(Protocol):
@@ -62,9 +65,19 @@ class TextPath(Protocol):
 
 
 def expect(
-    reference: TextPath, texts: Sequence[str], dataset: Dataset, *, prefix: str, batch_size: int
+    reference: TextPath,
+    texts: Sequence[str],
+    dataset: Dataset,
+    *,
+    prefix: str,
+    batch_size: int,
+    ranges: FloatArray | None = None,
+    matryoshka: bool = False,
 ) -> Expected:
     """Encode ``texts`` and the tasks' text with the reference.
+
+    ``ranges`` of the vectors' dimensions: with them it is searched, in the tasks' first collection
+    or, without one, among the texts. ``matryoshka``: the model was trained to be cut.
 
     Raises:
         MeasureError: it returns NaN or infinity, with which nothing can be compared.
@@ -84,6 +97,29 @@ def expect(
         embeddings=_finite(reference.engine.name, texts, encode(texts)),
         tasks=dataset.tasks,
         task_values={task.name: measure_task(task, refusing) for task in dataset.tasks},
+        sought=None if ranges is None else _seek(texts, dataset, refusing, ranges, matryoshka),
+    )
+
+
+def _seek(
+    texts: Sequence[str],
+    dataset: Dataset,
+    encode: Callable[[Sequence[str]], FloatArray],
+    ranges: FloatArray,
+    matryoshka: bool,
+) -> Sought:
+    collections = [t for t in dataset.tasks if isinstance(t, Retrieval) and not t.exclude_self]
+    task = collections[0] if collections else None
+    queries = spread(texts if task is None else list(dict.fromkeys(task.queries)), QUERIES)
+    documents = queries if task is None else task.documents
+    return seek(
+        queries,
+        documents,
+        encode(queries),
+        encode(documents),
+        task=task,
+        ranges=ranges,
+        matryoshka=matryoshka,
     )
 
 
@@ -132,7 +168,16 @@ def measure_quality(
             )
             for task in expected.tasks
         },
+        search=_search(expected.sought, numbers),
     )
+
+
+def _search(
+    sought: Sought | None, encode: Callable[[Sequence[str]], FloatArray]
+) -> SearchScores | None:
+    if sought is None:
+        return None
+    return measure_search(sought, encode(sought.query_texts), encode(sought.document_texts))
 
 
 def cached(encoder: TextPath, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:

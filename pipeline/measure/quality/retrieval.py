@@ -1,5 +1,7 @@
 """Score retrieval as trec_eval does, through its Python binding pytrec_eval-terrier."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,15 +23,27 @@ def retrieval_metrics(
 
     Gains of nDCG are linear; recall is the share of all relevant documents, also where there are
     more than ten. Values are in the order of ``task.queries``, ``[queries with relevant]``.
+    """
+    judged = [i for i, relevant in enumerate(task.relevant) if relevant]
+    return score_found(
+        task, dict(zip(judged, ranked(task, judged, queries, documents), strict=True))
+    )
+
+
+def score_found(
+    task: Retrieval, by_query: Mapping[int, Sequence[int]]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the same of documents that were found, best first, by index of a judged query.
+
     https://github.com/usnistgov/trec_eval, https://github.com/terrierteam/pytrec_eval
     """
     from pytrec_eval import RelevanceEvaluator
 
-    judged = [i for i, relevant in enumerate(task.relevant) if relevant]
+    judged = list(by_query)
     qrels = {str(i): {str(d): gain for d, gain in task.relevant[i].items()} for i in judged}
     run = {
         str(i): {str(document): float(DEPTH - rank) for rank, document in enumerate(found)}
-        for i, found in zip(judged, ranked(task, judged, queries, documents), strict=True)
+        for i, found in by_query.items()
     }
     values = RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10", "recip_rank"}).evaluate(run)
     return {
@@ -52,11 +66,11 @@ def ranked(
         for i, row in zip(block, queries[block] @ unit_documents, strict=True):
             if task.exclude_self:
                 row[i] = -np.inf
-            result.append(_top(row, min(DEPTH, len(row) - task.exclude_self)))
+            result.append(top(row, min(DEPTH, len(row) - task.exclude_self)))
     return result
 
 
-def _top(row: FloatArray, count: int) -> list[int]:
+def top(row: FloatArray, count: int) -> list[int]:
     """Return the indices of the ``count`` highest values, ties in order of index."""
     least = np.partition(row, len(row) - count)[len(row) - count]
     candidates = np.flatnonzero(row >= least)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.measure.quality.breakdown import Breakdown, Group
+from pipeline.measure.quality.search import OVERSAMPLING, SearchScores
 from pipeline.measure.quality.tasks import MetricScores, TaskScores
 from pipeline.measure.results import ArtifactResult
 
@@ -50,6 +51,29 @@ def task_entry(task: TaskScores) -> dict[str, Any]:
         **_metric_entry(task.main),
         "n": task.n,
         "metrics": {name: _metric_entry(scores) for name, scores in task.metrics.items()},
+    }
+
+
+def search_entry(scores: SearchScores) -> dict[str, Any]:
+    """Return ``artifacts[].search``, or ``reference.search``: every form of vector."""
+    return {
+        "queries": scores.queries,
+        "documents": scores.documents,
+        "among_themselves": scores.among_themselves,
+        "matryoshka": scores.matryoshka,
+        "oversampling": OVERSAMPLING,
+        "vectors": [
+            {
+                "form": score.form,
+                "dimensions": score.dimensions,
+                "bytes": score.bytes,
+                "bytes_stored": score.bytes_stored,
+                "recall_at_10": score.recall,
+                "recall_ci95": list(score.recall_ci95),
+                "ndcg_at_10": None if score.ndcg is None else _metric_entry(score.ndcg),
+            }
+            for score in scores.forms
+        ],
     }
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, NotBuilt, Report, SourceModel
+from pipeline.measure.quality.search import SearchScores
 from pipeline.measure.results import ArtifactResult, Gate, Validation
 from pipeline.report.entries.engine import engine_entry
-from pipeline.report.entries.quality import agreement_entry, task_entry
+from pipeline.report.entries.quality import agreement_entry, search_entry, task_entry
 from pipeline.report.entries.speed import baseline_data, cold_data, latency_data, throughput_data
 
 
@@ -63,6 +64,7 @@ def make_report(
             "tf32": False,
             "latency_ms": None if latency is None else latency_data(latency),
             "cold": cold_data(validation.reference_cold),
+            **_search(validation.reference_search),
         },
         "baselines": [baseline_data(baseline) for baseline in validation.baselines],
         "dataset": validation.dataset,
@@ -122,11 +124,16 @@ def _artifact(
         "device": result.device,
         "agreement": agreement_entry(result),
         "tasks": {name: task_entry(task) for name, task in result.tasks.items()},
+        **_search(result.search),
         "throughput": throughput_data(result),
         "latency_ms": latency_data(latency),
         "cold": cold_data(result.cold),
         "gates": gates,
     }
+
+
+def _search(scores: SearchScores | None) -> dict[str, Any]:
+    return {} if scores is None else {"search": search_entry(scores)}
 
 
 def _gate(gate: Gate) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
 from pipeline.report.plots.distributions import differences, histogram, ranges
+from pipeline.report.plots.search import draw_search
 from pipeline.report.plots.tradeoff import (
     Kind,
     Point,
@@ -61,6 +62,15 @@ def draw_tasks(artifacts: Sequence[Mapping[str, Any]]) -> Markup | None:
                 for metric, score in scores.items()
             ]
     return Markup(differences(rows, "tasks")) if rows else None  # noqa: S704
+
+
+def draw_searches(artifacts: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
+    """Return each artifact's recall over bytes, by its name, where it was searched."""
+    return {
+        a["name"]: Markup(draw_search(a["search"]["vectors"], f"{a['name']}-search"))  # noqa: S704
+        for a in artifacts
+        if "search" in a
+    }
 
 
 def draw_agreement(artifact: Mapping[str, Any]) -> list[tuple[str, Markup]]:
