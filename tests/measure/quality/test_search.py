@@ -124,7 +124,7 @@ def test_bytes_are_what_quantized_vectors_take(
     scores = by_form(sought, queries, documents)
     for form in ("float32", "float16", "int8", "int8_dot", "binary"):
         steps = ranges if form.startswith("int8") else None
-        one = quantize_embeddings(documents[:1], form, steps)  # type: ignore[arg-type]
+        one = quantize_embeddings(documents[:1], form, steps)
         assert scores[form].bytes == scores[form].bytes_stored == one.nbytes
     assert (scores["binary_int8"].bytes, scores["binary_int8"].bytes_stored) == (16, 144)
     assert scores["binary_float32"].bytes_stored == 16 + 4 * DIM
