@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.cpu_speed.findings import findings
 from benchmarks.cpu_speed.sides import REFERENCE
 
 Result = Mapping[str, Any]
@@ -30,6 +31,7 @@ def render(result: Result) -> str:
         rows=[_row(side) for side in measured],
         missing=[side for side in sides if "failed" in side],
         contents=measured,
+        findings=findings(measured),
         spread={shape: _spread(reference["seconds"][shape]) for shape in ("natural", "fixed")},
     )
 

@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from benchmarks.cpu_speed.__main__ import options, wanted
 from benchmarks.cpu_speed.checks import compare, refuse_slow
+from benchmarks.cpu_speed.findings import findings
 from benchmarks.cpu_speed.measure import SHAPES, Setup, figures, measure
 from benchmarks.cpu_speed.peers import worker
 from benchmarks.cpu_speed.peers.worker import Job, carry_out, made, mean_pool
@@ -480,8 +481,36 @@ def test_the_page_sorts_by_natural_lengths_and_lists_what_is_missing() -> None:
     assert "A CPU, 2 cores" in page
     assert "took 8.00 to 8.00 s and 4.00 to 4.00 s" in page
     assert "maker 1.0, runtime 2.0 |" in page
+    assert "- At 128 tokens fast has the highest ratio, 4.00x, apart from all others; next" in page
     assert "the median of 120 calls" in page
     assert "\n\n\n" not in page
+
+
+def _side(name: str, natural: float, low: float, high: float, cosine: float = 1.0) -> Any:
+    ratio = {"median": natural, "ci95": [low, high]}
+    ratios = dict.fromkeys(("natural", "fixed", "single"), ratio)
+    return {"name": name, "title": name, "ratio": ratios, "cosine": {"mean": cosine}}
+
+
+def test_who_comes_first_is_what_the_figures_say() -> None:
+    ours, theirs = _side("ours_int8", 2.0, 1.9, 2.1, 0.99), _side("theirs_int8", 3, 2.9, 3.1, 0.98)
+    said = findings([ours, theirs])
+    assert said[0] == (
+        "At natural lengths theirs_int8 has the highest ratio, 3.00x, apart from all others; "
+        "next is ours_int8 at 2.00x."
+    )
+    assert said[3] == (
+        "Of the int8 sides ours_int8 stays closest to fp32, mean cosine 0.99000; the furthest is "
+        "theirs_int8, 0.98000."
+    )
+    ours["ratio"]["fixed"] = {"median": 4.0, "ci95": [3.0, 4.1]}
+    assert findings([ours, theirs])[1] == (
+        "At 128 tokens ours_int8 has the highest ratio, 4.00x, not told apart from theirs_int8: "
+        "their intervals overlap."
+    )
+    theirs["ratio"]["fixed"] = {"median": 2.0, "ci95": None}
+    assert "is not known" in findings([ours, theirs])[1]
+    assert len(findings([ours])) == 3
 
 
 def test_a_ratio_without_an_interval_stands_alone() -> None:

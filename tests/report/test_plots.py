@@ -62,6 +62,17 @@ def test_labels_cover_neither_each_other_nor_what_is_taken() -> None:
         assert not any(overlap(box, other) for other in [*taken, *boxes[:i]])
 
 
+@pytest.mark.parametrize("gap", [0.0, 3.0, 8.0])
+def test_labels_of_points_in_one_place_cover_nothing(gap: float) -> None:
+    anchors = [(100.0 + gap * i, 100.0) for i in range(7)]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in anchors] + [(128.0, 0.0, 130.0, 200.0)]
+    boxes = place(anchors, [(120.0, 12.0)] * 7, taken, FRAME)
+    for i, box in enumerate(boxes):
+        assert box[0] >= 0
+        assert box[2] <= 300
+        assert not any(overlap(box, other) for other in [*taken, *boxes[:i]])
+
+
 def test_a_label_is_nearest_to_what_it_names() -> None:
     anchors = [(100.0, 100.0), (120.0, 100.0)]
     for (x, y), box in zip(anchors, place(anchors, [(60.0, 12.0)] * 2, [], FRAME), strict=True):

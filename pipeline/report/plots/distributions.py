@@ -63,7 +63,7 @@ def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
         room = max(1 - min(lowest), NARROWEST)
         axes.set_xlim(1 - 1.05 * room, 1 + 0.02 * room)
         axes.xaxis.set_major_locator(MaxNLocator(3))
-        axes.set_xlabel("cosine to fp32: lowest and mean")
+        axes.set_xlabel("cosine to fp32: lowest and mean", loc="right")
         axes.grid(visible=False, axis="y")
         said = (
             f"{n} mean {numbers.cosine(g['mean'])}, lowest {numbers.cosine(g['min'])}"
@@ -86,7 +86,7 @@ def differences(rows: Sequence[tuple[str, float, Ends]], name: str) -> str:
         reach = 1.1 * max(max(abs(end) for end in ends) for _, _, ends in rows) or 1.0
         axes.set_xlim(-reach, reach)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("points lost (left) or gained, 95 %")
+        axes.set_xlabel("points lost (left) or gained, 95 %", loc="right")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_color(LINE)
         said = (

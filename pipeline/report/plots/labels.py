@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
+
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top, in one unit for all."""
 
@@ -16,7 +18,10 @@ def place(
     taken: Sequence[Box],
     frame: Box,
 ) -> list[Box]:
-    """Return each label's box: the first place around its anchor that is free, else the freest.
+    """Return each label's box: the first place around its anchor that is free.
+
+    Where there is none, the nearest free place in the frame, which a line leads to; where there is
+    none either, the freest of all.
 
     Args:
         anchors: what each label names.
@@ -30,6 +35,8 @@ def place(
         boxes = _places(anchor, size)
         clear = [box for box in boxes if _names(box, anchor, anchors)]
         box = freest(clear or boxes, occupied, frame)
+        if _cost(box, occupied, frame):
+            box = freest([*_anywhere(anchor, size, frame), box], occupied, frame)
         placed.append(box)
         occupied.append(box)
     return placed
@@ -58,6 +65,17 @@ def _places(anchor: tuple[float, float], size: tuple[float, float]) -> list[Box]
     columns = [x - width / 2, x, x - width]
     corners = beside + [(left, bottom) for bottom, left in product(rows, columns)]
     return [(left, bottom, left + width, bottom + height) for left, bottom in corners]
+
+
+def _anywhere(anchor: tuple[float, float], size: tuple[float, float], frame: Box) -> list[Box]:
+    """List places all over the frame, the nearest first."""
+    (x, y), (width, height) = anchor, size
+    lefts = np.arange(frame[0], frame[2] - width + 0.01, _GAP)
+    bottoms = np.arange(frame[1], frame[3] - height + 0.01, _GAP)
+    boxes = [
+        (float(a), float(b), float(a) + width, float(b) + height) for a in lefts for b in bottoms
+    ]
+    return sorted(boxes, key=lambda box: _distance(box, (x, y)))
 
 
 def _names(box: Box, anchor: tuple[float, float], anchors: Sequence[tuple[float, float]]) -> bool:

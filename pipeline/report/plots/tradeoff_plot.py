@@ -26,6 +26,9 @@ from pipeline.report.plots.tradeoff import Kind, Point
 
 _COLOURS = {"this": THIS, "published": OTHER, "reference": INK, "rejected": BAD}
 _MARKERS = {"this": "o", "published": "s", "reference": "D", "rejected": "X"}
+_CHIEF = ("this", "rejected")
+_BOLD = 1.14
+"""How much wider bold letters are."""
 _NEAR_SPEEDS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12)
 _SPEEDS = tuple(2.0**power for power in range(-10, 14))
 
@@ -62,7 +65,7 @@ def draw_tradeoff(
         taken = [box for at in marks for box in _covered(axes, at)]
         for point in points:
             if point.kind == "baseline":
-                taken.append(_speed_line(axes, point, taken))
+                taken += _speed_line(axes, point, taken)
         _name_marks(axes, marks, taken)
         return to_svg(axes, name, f"Trade-off: {axis} over speed", f"Speed-up: {said}.")
 
@@ -115,8 +118,8 @@ def _covered(axes: Axes, at: _Mark) -> list[Box]:
     return [around((x, y)), (left, y - 2, right, y + 2), (x - 2, bottom, x + 2, top)]
 
 
-def _speed_line(axes: Axes, point: Point, taken: Sequence[Box]) -> Box:
-    """Draw a line with its name along it, at the end where there is room; return its box."""
+def _speed_line(axes: Axes, point: Point, taken: Sequence[Box]) -> list[Box]:
+    """Draw a line, its name along it where there is room; return what both cover."""
     axes.axvline(point.speedup, color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
     size = FONT - 2
     x = float(axes.transData.transform((point.speedup, axes.get_ylim()[0]))[0])
@@ -135,12 +138,12 @@ def _speed_line(axes: Axes, point: Point, taken: Sequence[Box]) -> Box:
         color=SOFT,
         fontsize=size,
     )
-    return box
+    return [box, (x - 1, frame[1], x + 1, frame[3])]
 
 
 def _name_marks(axes: Axes, marks: Sequence[_Mark], taken: Sequence[Box]) -> None:
     anchors = [axes.transData.transform((at.x, at.y)) for at in marks]
-    sizes = [(LETTER * len(at.label), FONT + 1) for at in marks]
+    sizes = [(_BOLD ** (at.kind in _CHIEF) * LETTER * len(at.label), FONT + 1) for at in marks]
     boxes = place([(float(x), float(y)) for x, y in anchors], sizes, taken, axes.bbox.extents)
     for at, box in zip(marks, boxes, strict=True):
         axes.annotate(
@@ -157,5 +160,5 @@ def _name_marks(axes: Axes, marks: Sequence[_Mark], taken: Sequence[Box]) -> Non
                 "shrinkB": 5,
             },
             color=_COLOURS[at.kind],
-            weight="bold" if at.kind in ("this", "rejected") else "normal",
+            weight="bold" if at.kind in _CHIEF else "normal",
         )
