@@ -1,14 +1,14 @@
 """Cast a graph's floating point to fp16, keeping in fp32 what fp16 loses.
 
 The type of every node is in the graph, as TensorRT's strongly typed networks want it; no builder
-flag decides. In fp32 stay LayerNormalization, Softmax and other reductions, everything behind the
-last of them (pooling sums, divisions by a token count clipped to 1e-9, Dense modules), what
-computes positions, and what text drives beyond fp16's range. The cast stage uses this for fp16,
-quantize for what int8 leaves in high precision.
+flag decides. In fp32 stay norms (LayerNormalization, root mean square in open code), Softmax and
+other reductions, everything behind the last of them (pooling sums, divisions by a token count
+clipped to 1e-9, Dense modules), what computes positions, and what text drives beyond fp16's range.
+The cast stage uses this for fp16, quantize for what int8 leaves in high precision.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from pipeline.engines.layers.graph import KEPT_FP32
 from pipeline.errors import CastError
 from pipeline.graph.files import add_initializer, constant, prune
 from pipeline.graph.observe import run_observed, unpadded_batches
+from pipeline.graph.rms_norms import find_rms_norms
 from pipeline.text.datasets import spread
 from pipeline.text.source_text import open_tokenizer, tokenize
 
@@ -129,7 +130,8 @@ def cast_to_half(
     """
     too_wide = frozenset(wide)
     graph = model.graph
-    exact = _behind_last_norm(graph) | _computing_positions(graph)
+    inside_norms = {node for norm in find_rms_norms(graph) for node in norm.nodes}
+    exact = inside_norms | _behind_last_norm(graph, inside_norms) | _computing_positions(graph)
     types: dict[ir.Value, ir.DataType] = {}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     half = full = 0
@@ -158,7 +160,7 @@ def cast_to_half(
             node.replace_input_with(index, _as(graph, node, value, wanted, types, casts))
         for output in produces:
             types[output] = wanted
-            output.dtype = wanted
+            output.type = ir.TensorType(wanted)  # its own: values may share one
     for index, output in enumerate(graph.outputs):
         if types.get(output, _FLOAT) is not _FLOAT:
             raise CastError(f"output {output.name} of index {index} came out as {types[output]}")
@@ -181,16 +183,19 @@ def _float_input(value: ir.Value, types: dict[ir.Value, ir.DataType]) -> bool:
     return value.dtype is _FLOAT
 
 
-def _behind_last_norm(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes from which no norm or softmax can be reached: pooling and what follows."""
+def _behind_last_norm(graph: ir.Graph, inside_norms: Collection[ir.Node]) -> set[ir.Node]:
+    """Return the nodes from which no norm or softmax can be reached: pooling and what follows.
+
+    ``inside_norms`` are the nodes of norms in open code.
+    """
+    norms = {node for node in graph if node.op_type in _NORMS | _FUSED or node in inside_norms}
     reaches: set[ir.Node] = set()
     tail: set[ir.Node] = set()
     for node in reversed(graph):
         users = [use.node for output in node.outputs for use in output.uses()]
-        norms = _NORMS | _FUSED
-        if any(user.op_type in norms or user in reaches for user in users):
+        if any(user in norms or user in reaches for user in users):
             reaches.add(node)
-        elif node.op_type not in norms:
+        elif node not in norms:
             tail.add(node)
     return tail
 

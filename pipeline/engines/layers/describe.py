@@ -1,6 +1,7 @@
 """Turn a builder's list into records: one for each kernel of each optimization profile."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from math import prod
 
 from pipeline.engines.layers.classify import classify, is_kernel
@@ -39,6 +40,11 @@ def describe_layers(
         layers=tuple(layers),
         attention=graph.attention,
         kept_fp32=graph.kept_fp32,
+        attention_in_fp32=tuple(
+            mark
+            for mark, products in graph.products.items()
+            if not products.isdisjoint(graph.kept_fp32)
+        ),
     )
 
 
@@ -119,7 +125,8 @@ def _weight(layer: RawLayer, graph: GraphFacts) -> int | None:
 def _computed_in(layer: RawLayer, kind: Kind) -> str:
     """Return the type of what is multiplied; masks and lengths are not.
 
-    A GEMM of an int8 and a wider tensor converts the one and computes in the other.
+    A GEMM of an int8 and a wider tensor converts the one and computes in the other; one that casts
+    before it multiplies (``CastMulCastCastMulCastFc``) dequantizes in its own kernel.
     """
     types = [
         tensor.type for tensor in layer.inputs if tensor.type not in ("bool", "int32", "int64")
@@ -127,6 +134,8 @@ def _computed_in(layer: RawLayer, kind: Kind) -> str:
     if kind is Kind.attention:
         return types[0] if types else "unknown"
     types += [t.type for t in layer.constants if sum(size > 1 for size in t.dims) >= 2]
+    if "Cast" in takewhile(lambda word: word != "Fc", layer.operators):
+        types += [tensor.type for tensor in layer.outputs]
     return max(types, key=lambda name: ITEM_BYTES.get(name, 0), default="unknown")
 
 

@@ -105,7 +105,8 @@ class EngineLayers:
     """The kernels of a plan, and the attention blocks of the graph that it was built from.
 
     ``attention`` holds, for each block in order, the ONNX node that marks it: its Softmax, or the
-    Attention operator. ``kept_fp32`` are the matrix products that were left in fp32 on purpose.
+    Attention operator. ``kept_fp32`` are the matrix products that were left in fp32 on purpose,
+    ``attention_in_fp32`` the blocks of ``attention`` that have one of those.
     """
 
     runtime: str
@@ -113,6 +114,7 @@ class EngineLayers:
     layers: tuple[Layer, ...]
     attention: tuple[str, ...]
     kept_fp32: tuple[str, ...] = ()
+    attention_in_fp32: tuple[str, ...] = ()
 
     def of_profile(self, profile: int) -> tuple[Layer, ...]:
         """Return the kernels of one optimization profile, in the order they run."""
@@ -132,6 +134,7 @@ def write_layers(found: EngineLayers, path: Path) -> None:
         "runtime_version": found.runtime_version,
         "attention": list(found.attention),
         "kept_fp32": list(found.kept_fp32),
+        "attention_in_fp32": list(found.attention_in_fp32),
     }
     converter = cattrs.Converter(omit_if_default=True)
     rows = ",\n  ".join(json.dumps(converter.unstructure(layer)) for layer in found.layers)

@@ -21,11 +21,15 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.plan_of_graph import plan_of_graph
 from pipeline.graph.engine_forms.drop_expands import drop_expands
 from pipeline.graph.engine_forms.drop_token_count import drop_token_count
+from pipeline.graph.engine_forms.joined_by_head import order_joined_by_head
 from pipeline.graph.engine_forms.pack_projections import pack_projections
 from pipeline.graph.engine_forms.rewrite import rewrite_for_engines
 from pipeline.graph.files import add_initializer, constant, load_graph, prune
+from pipeline.graph.gemms import find_gemm_groups
+from pipeline.quant.choose.candidates import write_candidate
 from pipeline.stages.cast import cast
 from pipeline.stages.quantize import quantize
+from pipeline.text.source_text import open_tokenizer
 from pipeline.text.tokens import TokenBatch
 from pipeline.vectors import row_cosines
 
@@ -75,6 +79,32 @@ def test_query_key_and_value_are_one_gemm(name: str, export_encoder: ExportEncod
 def test_rotary_attention_is_left_alone(export_encoder: ExportEncoder) -> None:
     graph = load_graph(export_encoder("modernbert", Exporter.torch)[1])
     assert len(pack_projections(graph.graph)) == 0
+
+
+@rtx
+def test_a_joined_gemm_in_int8_keeps_its_integers(
+    export_encoder: ExportEncoder, evaluation_texts: Sequence[str], tmp_path: Path
+) -> None:
+    """ModernBERT: TensorRT-RTX dequantizes its weight as exported, and not where it is by head."""
+    source, model = export_encoder("modernbert", Exporter.torch)
+    tokenizer = open_tokenizer(source)
+    batch = tokenizer.pad(tokenizer.rows(evaluation_texts))
+    names = [g.name for found in find_gemm_groups(load_graph(model).graph) for g in found.gemms]
+    candidate = write_candidate(model, names, (), tmp_path / "int8.onnx")
+    graph = load_graph(candidate)
+    assert order_joined_by_head(graph.graph) == LAYERS
+    assert order_joined_by_head(graph.graph) == 0
+    prune(graph)
+    before = OnnxRuntimeEncoder(candidate.path).encode(batch)
+    after = vectors(graph, batch, tmp_path / "by_head.onnx")
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+    joined = {"node_linear", "node_linear_4"}
+    for path, kind in ((candidate.path, "fp16"), (tmp_path / "by_head.onnx", "int8")):
+        found = plan_of_graph(path, "8.9", profile=SHORT)
+        types = {name: layer.type for layer in found.layers for name in layer.gemms}
+        assert {types[name] for name in joined} == {kind}
+        assert {kind for name, kind in types.items() if name not in joined} == {"int8"}
 
 
 def test_packed_in_every_precision(
