@@ -1,12 +1,14 @@
-"""Encode a file of texts with a published bundle: txt, jsonl, csv, parquet in; npy, parquet out.
+"""Encode files of texts with a published bundle; write vectors, an index, or lines to load.
 
     python -m pipeline.encode artifacts/minilm/int8 texts.txt vectors.npy
 
-Memory does not grow with the file, and the output is written whole or not at all. Exit codes:
-0 written; 1 an error, one line on stderr; 130 or 143 interrupted.
+Memory does not grow with the file (an index is in memory), and the output is written whole or not
+at all. Exit codes: 0 written; 1 an error, one line on stderr; 130 or 143 interrupted.
 """
 
 import argparse
+import glob
+import hashlib
 import signal
 import sys
 import time
@@ -14,15 +16,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import EncodeError, PipelineError
-from pipeline.runtime.output import EmbeddingPrecision
-from pipeline.runtime.text_files import FORMATS, STDIN, Chunk, TextSource, make_source, read_chunks
-from pipeline.runtime.vector_files import VECTORS, write_vectors
+from pipeline.runtime import parts
+from pipeline.runtime.encode_options import make_parser
+from pipeline.runtime.index_files import IDS, index_precision
+from pipeline.runtime.parts import Job, Share
+from pipeline.runtime.text_files import STDIN, Chunk, TextSource, make_source, read_chunks
+from pipeline.runtime.vector_files import INDEXES, VECTORS, kind_of, write_vectors
 
 Encode = Callable[[Iterable[str]], Generator[npt.NDArray[Any], None, None]]
 """Texts to blocks of vectors, in order; closing it ends its threads."""
@@ -31,21 +36,20 @@ Encode = Callable[[Iterable[str]], Generator[npt.NDArray[Any], None, None]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Encode what the command line names and return the exit code."""
     try:
-        options = _parser().parse_args(arguments)
+        options = make_parser().parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
     signal.signal(signal.SIGTERM, _terminate)
-    started = time.monotonic()
     try:
-        count, shape = encode_file(options)
+        for line in encode_files(options):
+            print(line, flush=True)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        kept = "the parts that are done stay" if _in_parts(options) else "nothing was written"
+        print(f"interrupted: {kept}", file=sys.stderr)
         return 130
-    seconds = time.monotonic() - started
-    print(f"{options.output}: {count} vectors, {shape}, {seconds:.1f} s")
     return 0
 
 
@@ -54,31 +58,147 @@ def _terminate(*_: object) -> NoReturn:
     raise SystemExit(143)
 
 
-def encode_file(options: argparse.Namespace) -> tuple[int, str]:
-    """Encode as the options say, and return how many texts and what their vectors are.
+def encode_files(options: argparse.Namespace) -> Iterator[str]:
+    """Encode as the options say; yield a line for each output.
 
     Raises:
         PipelineError: the bundle, the texts or the output cannot be used.
     """
+    outputs = _outputs(options)
+    kind = kind_of(next(iter(outputs)), options.to)
+    if kind in INDEXES:
+        options.precision = index_precision(options.precision, kind)
+    keep = _keep(options, kind)
+    sources = [make_source(i, options.format, options.column, keep) for i in outputs.values()]
+    ranges = None if options.ranges is None else _read_ranges(options.ranges)
+    if not _in_parts(options):
+        ((output, source),) = zip(outputs, sources, strict=True)
+        yield _encode_whole(options, output, source, ranges)
+        return
+    if options.input == STDIN:
+        raise EncodeError("stdin is not read twice; name a file to go on where a run was killed")
+    encode = _make_encode(options, ranges)
+    share = options.shard or Share()
+    by_file = len(sources) >= share.count
+    for number, (output, source) in enumerate(zip(outputs, sources, strict=True)):
+        if by_file and number % share.count != share.index:
+            continue
+        job = Job(source=source, output=output, made_from=_made_from(options, source))
+        yield _encode_in_parts(options, job, encode, whole=by_file)
+
+
+def _in_parts(options: argparse.Namespace) -> bool:
+    many = options.input != STDIN and not Path(options.input).exists()
+    return options.resume or options.shard is not None or (many and glob.has_magic(options.input))
+
+
+def _outputs(options: argparse.Namespace) -> dict[Path, str]:
+    """Return the input of each output; of several inputs OUTPUT is a directory."""
+    given, output = options.input, Path(options.output)
+    if given == STDIN or Path(given).exists() or not glob.has_magic(given):
+        return {output: given}
+    found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    if not found:
+        raise EncodeError(f"{given}: no file matches")
+    if output.exists() and not output.is_dir():
+        raise EncodeError(f"{output}: is a file; of several inputs OUTPUT is a directory")
+    options.to = options.to or "npy"
+    suffix = {"qdrant-jsonl": "jsonl"}.get(options.to, options.to)
+    outputs = {output / f"{Path(path).stem}.{suffix}": path for path in found}
+    if len(outputs) < len(found):
+        raise EncodeError(f"{given}: two files have one name but for the suffix; rename one")
+    return outputs
+
+
+def _keep(options: argparse.Namespace, kind: str) -> list[str]:
+    """Return the columns to read beside the text, the ids' first."""
+    options.ids = options.ids or ("_id" if options.format == "beir" and kind != "npy" else None)
     keep = [name for name in (options.keep or "").split(",") if name]
-    source = make_source(options.input, options.format, options.column, keep)
-    output = Path(options.output)
-    if keep and output.suffix == ".npy":
-        raise EncodeError(f"{output}: npy holds vectors only; name a .parquet file to keep columns")
+    if keep and kind == "npy":
+        raise EncodeError(
+            f"{options.output}: npy holds vectors only; name a .parquet file to keep columns"
+        )
+    if options.ids and kind == "npy":
+        raise EncodeError(f"{options.output}: npy holds vectors only; give --to for ids")
+    if keep and kind in ("usearch", "faiss"):
+        raise EncodeError(f"--keep: {kind} holds vectors and ids only; name those with --ids")
     if VECTORS in keep:
         raise EncodeError(f"--keep {VECTORS}: the vectors' column has that name; rename yours")
-    ranges = None if options.ranges is None else _read_ranges(options.ranges)
-    with write_vectors(output, overwrite=options.overwrite) as writer:
+    if options.ids and options.ids != IDS and IDS in keep:
+        raise EncodeError(f"--keep {IDS}: the ids' column gets that name; leave it out")
+    return list(dict.fromkeys([*([options.ids] if options.ids else []), *keep]))
+
+
+def _named(options: argparse.Namespace, kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {IDS if name == options.ids else name: values for name, values in kept.items()}
+
+
+def _encode_whole(
+    options: argparse.Namespace, output: Path, source: TextSource, ranges: npt.NDArray[Any] | None
+) -> str:
+    started, count = time.monotonic(), 0
+    with write_vectors(
+        output, overwrite=options.overwrite, to=options.to, index=options.index
+    ) as writer:
         encode = _make_encode(options, ranges)
         (empty,) = encode([])
-        count = 0
         with _progress(options, source) as advance:
             for vectors, kept in _encode_chunks(read_chunks(source), encode):
-                writer.write(vectors, kept)
+                writer.write(vectors, _named(options, kept))
                 count += len(vectors)
                 advance(len(vectors))
-        writer.finish(empty, keep)
-    return count, f"{empty.shape[1]} × {empty.dtype}"
+        writer.finish(empty, list(_named(options, dict.fromkeys(source.keep))))
+    return _line(output, count, empty, started)
+
+
+def _encode_in_parts(options: argparse.Namespace, job: Job, encode: Encode, *, whole: bool) -> str:
+    if parts.is_done(job, overwrite=options.overwrite):
+        return f"{job.output}: there already"
+    started, count = time.monotonic(), 0
+
+    def make(texts: list[str]) -> npt.NDArray[Any]:
+        return np.concatenate(list(encode(texts)))
+
+    share = options.shard or Share()
+    number, wanting = parts.encode_parts(job, share, whole, make, overwrite=options.overwrite)
+    if wanting:
+        return f"{job.output}: {wanting} of {number} parts are left to other workers"
+    if parts.is_done(job, overwrite=options.overwrite):
+        return f"{job.output}: there already"
+    (empty,) = encode([])
+    with write_vectors(job.output, overwrite=True, to=options.to, index=options.index) as writer:
+        for vectors, kept in parts.joined(job, number):
+            writer.write(vectors, _named(options, kept))
+            count += len(vectors)
+        writer.finish(empty, list(_named(options, dict.fromkeys(job.source.keep))))
+    parts.finish(job)
+    return _line(job.output, count, empty, started)
+
+
+def _line(output: Path, count: int, empty: npt.NDArray[Any], started: float) -> str:
+    shape = f"{empty.shape[1]} × {empty.dtype}"
+    return f"{output}: {count} vectors, {shape}, {time.monotonic() - started:.1f} s"
+
+
+def _made_from(options: argparse.Namespace, source: TextSource) -> dict[str, Any]:
+    """Return all that the output depends on, as JSON holds it."""
+    from pipeline.bundle.manifest import manifest_bytes
+
+    names = ("engine", "batch_size", "prompt_name", "prompt", "truncate_dim", "normalize")
+    ranges = None if options.ranges is None else Path(options.ranges).read_bytes()
+    return {
+        "input": parts.describe_input(Path(source.path)),
+        "format": source.form,
+        "column": source.column,
+        "keep": list(source.keep),
+        "ids": options.ids,
+        "bundle_sha256": hashlib.sha256(manifest_bytes(Path(options.bundle))).hexdigest(),
+        **{name: getattr(options, name) for name in names},
+        "precision": options.precision,
+        "ranges_sha256": None if ranges is None else hashlib.sha256(ranges).hexdigest(),
+        "to": options.to,
+        "index": options.index,
+    }
 
 
 def _encode_chunks(
@@ -156,43 +276,6 @@ def _progress(options: argparse.Namespace, source: TextSource) -> Any:
     from pipeline.progress import counting
 
     return counting(Path(source.path).name, total=None)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.encode",
-        description="Encode a file of texts with a published bundle.",
-    )
-    add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="directory that the pipeline published")
-    add("input", metavar="INPUT", help=f"texts: a file, or {STDIN} for stdin (give --format)")
-    add("output", metavar="OUTPUT", help="where the vectors go: a name in .npy or .parquet")
-    add("--format", choices=FORMATS, help="of INPUT, where its name does not say")
-    add("--column", metavar="NAME", help="of the text in jsonl, csv and parquet (default: text)")
-    add("--keep", metavar="NAME,…", help="columns to write beside the vectors, into .parquet")
-    add("--engine", default="auto", help="as in pipeline.runtime.load (default: %(default)s)")
-    add(
-        "--batch-size",
-        type=_positive,
-        metavar="N",
-        help="most texts at once (default: the engine's)",
-    )
-    add("--prompt-name", metavar="NAME", help="one of the model's prompts, such as query")
-    add("--prompt", metavar="TEXT", help="put before every text, in place of the model's own")
-    add("--truncate-dim", type=_positive, metavar="N", help="keep the first N dimensions")
-    add("--normalize", action="store_true", help="scale vectors to length 1")
-    add("--precision", choices=get_args(EmbeddingPrecision), default="float32")
-    add("--ranges", metavar="FILE", help="for int8 and uint8: an .npy in place of the bundle's")
-    add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    add("--progress", action="store_true", help="show a bar, on a terminal")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: expected a positive number")
-    return number
 
 
 if __name__ == "__main__":

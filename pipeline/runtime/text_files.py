@@ -14,7 +14,7 @@ from pipeline.errors import EncodeError
 from pipeline.text.lines import Lines, RecordError, lines_of, open_lines
 from pipeline.text.records import Record, read_csv, read_jsonl, take_text
 
-FORMATS = ("txt", "jsonl", "csv", "parquet")
+FORMATS = ("txt", "jsonl", "csv", "parquet", "beir")
 
 STDIN = "-"
 
@@ -55,6 +55,8 @@ def make_source(path: str, form: str | None, column: str | None, keep: Sequence[
         EncodeError: no such file, a format that cannot be told or read here, or columns of a
             format that has none.
     """
+    if form == "beir" and Path(path).is_dir():
+        path = str(Path(path) / "corpus.jsonl")
     if path != STDIN and not Path(path).is_file():
         raise EncodeError(f"{path}: no such file")
     form = form or _SUFFIXES.get(Path(path).suffix.lower())
@@ -71,7 +73,7 @@ def read_chunks(source: TextSource) -> Iterator[Chunk]:
     """Yield the source's texts in order, none of them left out.
 
     txt: one text a line, an empty line is an empty text. jsonl and csv: ``pipeline.text.records``.
-    All in UTF-8.
+    beir: jsonl whose title, where there is one, goes before its text. All in UTF-8.
 
     Raises:
         EncodeError: not readable as its format, a column missing, or a text that is none.
@@ -130,7 +132,10 @@ def _pick(records: Iterator[Record], source: TextSource) -> Iterator[Row]:
             take_text(record, name) if isinstance(record.fields[name], str) else record.fields[name]
             for name in source.keep
         ]
-        yield take_text(record, source.column), kept
+        text = take_text(record, source.column)
+        if source.form == "beir" and record.fields.get("title"):
+            text = f"{take_text(record, 'title')} {text}".strip()
+        yield text, kept
 
 
 def _read_parquet(source: TextSource) -> Iterator[Chunk]:

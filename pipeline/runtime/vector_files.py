@@ -1,4 +1,4 @@
-"""Write vectors to a file, a block at a time: npy and parquet, complete or not at all."""
+"""Write vectors to a file, a block at a time, complete or not at all."""
 
 import contextlib
 import os
@@ -12,7 +12,10 @@ import numpy.typing as npt
 from pipeline.errors import EncodeError
 from pipeline.runtime.text_files import import_arrow
 
-FORMATS = (".npy", ".parquet")
+FORMATS = ("npy", "parquet", "usearch", "faiss", "qdrant-jsonl")
+
+INDEXES = ("usearch", "faiss", "qdrant-jsonl")
+"""What other programs search in."""
 
 VECTORS = "embedding"
 """The parquet column of the vectors."""
@@ -34,25 +37,42 @@ class VectorWriter(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def write_vectors(path: Path, *, overwrite: bool) -> Iterator[VectorWriter]:
-    """Give a writer for ``path``, which appears when the block ends and stays as it is otherwise.
-
-    What is written goes to a hidden file beside it, removed if the block is left early; a process
-    killed by SIGKILL leaves that file behind.
+def kind_of(path: Path, to: str | None) -> str:
+    """Return what is written to ``path``: ``to``, or what its name says.
 
     Raises:
-        EncodeError: another suffix, a file there already, or it cannot be written.
+        EncodeError: the name says nothing.
     """
-    if path.suffix not in FORMATS:
-        raise EncodeError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")
+    kind = to or path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise EncodeError(
+            f"{path}: expected a name that ends in .npy, .parquet, .usearch or .faiss; or say "
+            f"what to write with --to, one of {', '.join(FORMATS)}"
+        )
+    return kind
+
+
+@contextlib.contextmanager
+def write_vectors(
+    path: Path, *, overwrite: bool, to: str | None = None, index: str = "flat"
+) -> Iterator[VectorWriter]:
+    """Give a writer for ``path``, which appears when the block ends and stays as it is otherwise.
+
+    ``to`` is one of ``FORMATS``, None for what the name says; ``index`` is of faiss. What is
+    written goes to a hidden file beside it, removed if the block is left early; a process killed by
+    SIGKILL leaves that file behind.
+
+    Raises:
+        EncodeError: a name that says nothing, a file there already, or it cannot be written.
+    """
+    kind = kind_of(path, to)
     if path.is_dir() or (path.exists() and not overwrite):
         hint = "name a file" if path.is_dir() else "give --overwrite to replace it"
         raise EncodeError(f"{path}: exists; {hint}")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
-            writer = NpyWriter(stream) if path.suffix == ".npy" else ParquetWriter(stream)
+            writer = _writer(kind, stream, path, index)
             try:
                 yield writer
             except BaseException:
@@ -65,6 +85,16 @@ def write_vectors(path: Path, *, overwrite: bool) -> Iterator[VectorWriter]:
         raise EncodeError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _writer(kind: str, stream: IO[bytes], path: Path, index: str) -> VectorWriter:
+    if kind in INDEXES:
+        from pipeline.runtime.index_files import FaissWriter, QdrantWriter, UsearchWriter
+
+        if kind == "usearch":
+            return UsearchWriter(stream, path)
+        return FaissWriter(stream, path, index) if kind == "faiss" else QdrantWriter(stream)
+    return NpyWriter(stream) if kind == "npy" else ParquetWriter(stream)
 
 
 class NpyWriter:
