@@ -308,7 +308,7 @@ def test_values_of_several_types(
     ("options", "message"),
     [
         (["--column", "text"], "txt has no columns"),
-        (["--keep", "id"], "txt has no columns"),
+        (["--keep", "id"], "npy holds vectors only"),
         (["--engine", "tensor"], "engine 'tensor': expected one of auto"),
         (["--prompt-name", "qeury"], "prompt name 'qeury'"),
         (["--truncate-dim", "33"], "truncate_dim=33: expected 1 to 32"),
@@ -345,7 +345,7 @@ def test_files_that_are_not_there_or_not_known(
     assert "texts.tab: format not known; give --format" in refuse(tmp_path / "texts.tab")
     assert "-: format not known; give --format" in refuse("-")
     assert "parquet is not read from a stream" in refuse("-", "o.npy", "--format", "parquet")
-    assert "ends in .npy or .parquet" in refuse(given, "out.bin")
+    assert "ends in .npy, .parquet, .usearch or .faiss" in refuse(given, "out.bin")
     assert "cannot write" in refuse(given, "none/out.npy")
     named = write(tmp_path / "texts.jsonl", TEXTS)
     assert "npy holds vectors only" in refuse(named, "out.npy", "--keep", "id")
