@@ -6,6 +6,7 @@ they are; bits are packed eight to a byte, the first in the highest.
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -90,8 +91,7 @@ class Ids:
             np.concatenate(self._numbers).tolist() if self._numbers else self.texts
         )
         if len(set(every)) < len(every):
-            seen: set[Any] = set()
-            twice = next(value for value in every if value in seen or seen.add(value))
+            ((twice, _),) = Counter(every).most_common(1)
             raise EncodeError(f"id {twice!r} stands twice; ids name one text each")
 
     def write_beside(self, output: Path) -> None:

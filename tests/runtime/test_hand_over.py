@@ -143,7 +143,9 @@ def test_ids_that_are_text_lie_beside(to: str, hand_over: To, encoder: TextEncod
     if to == "usearch":
         from usearch.index import Index
 
-        keys = np.asarray(Index.restore(str(out)).search(query, 1).keys)[:, 0]
+        index = Index.restore(str(out))
+        assert index is not None
+        keys = np.asarray(index.search(query, 1).keys)[:, 0]
     else:
         import faiss
 
