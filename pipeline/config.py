@@ -129,7 +129,6 @@ class PrecisionConfig:
     spans_per_sentence: int = 3
     split_share: float = 0.02
     smoothing_alphas: list[float] = field(default_factory=lambda: [0.8, 0.85, 0.9, 0.95])
-    headrooms: list[float] = field(default_factory=lambda: [1.0])
     shift: bool = True
     activation_scales: list[ScaleMethod] = field(default_factory=lambda: [ScaleMethod.max])
     rounding: Rounding = Rounding.gptq

@@ -15,9 +15,6 @@ def check_quantize(config: PrecisionConfig) -> None:
     alphas = config.smoothing_alphas
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ConfigError(f"precision.smoothing_alphas={alphas}: expected numbers from 0 to 1")
-    headrooms = config.headrooms
-    if not headrooms or not all(1 <= headroom <= 4 for headroom in headrooms):
-        raise ConfigError(f"precision.headrooms={headrooms}: expected numbers from 1 to 4")
     if not config.activation_scales:
         raise ConfigError("precision.activation_scales=[]: expected max, percentile or mse")
     if config.calibration_sentences < 1:

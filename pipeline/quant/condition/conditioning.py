@@ -10,7 +10,6 @@ from pipeline.config import PrecisionConfig, Rounding
 from pipeline.graph.gemms import GemmGroup
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
-from pipeline.quant.condition.headroom import place_steps
 from pipeline.quant.condition.smoothing import Smoother, midrange
 from pipeline.quant.condition.splitting import (
     choose_copies,
@@ -19,6 +18,7 @@ from pipeline.quant.condition.splitting import (
     split,
     stagger,
 )
+from pipeline.quant.condition.strength import choose_strength
 from pipeline.vectors import IntArray
 
 _GPTQ_SHARE = 0.35
@@ -35,7 +35,6 @@ class Conditioned:
     step: np.float32
     alpha: float
     scale_method: str
-    headroom: float
     fold: str
     shifted: bool
     copies_added: int
@@ -63,17 +62,16 @@ def condition(
         if order is not None:
             seen, unseen = seen.taken(order), unseen.taken(order)
         shifts = config.shift and smoother.can_shift(group)
-        placement = place_steps(
+        shift = midrange(seen) if shifts else np.zeros_like(seen.low)
+        strength = choose_strength(
             seen,
             unseen,
             [gemm.weight for gemm in group.gemms],
-            config.headrooms,
+            shift,
             config.smoothing_alphas,
             config.activation_scales,
-            shifts=shifts,
             rounding_share=_GPTQ_SHARE if config.rounding is Rounding.gptq else 1.0,
         )
-        seen, shift, strength = placement.fitted, placement.shift, placement.strength
         factors = strength.factors
         if copies is not None and shifts:
             step = (seen.magnitude(shift) / factors).max() / LEVELS
@@ -88,7 +86,6 @@ def condition(
                 step=activation_scale(smoothed, strength.method),
                 alpha=strength.alpha,
                 scale_method=strength.method.value,
-                headroom=placement.headroom,
                 fold=fold.value,
                 shifted=shifts,
                 copies_added=0 if copies is None else int(copies.sum() - len(copies)),
