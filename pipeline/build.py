@@ -6,7 +6,8 @@ Needs the builder's runtime, numpy and tokenizers: no PyTorch, weights or calibr
 (docs/build.md). The bundle's own files and signature stay as they are.
 
 Exit codes: 0 added, or another process is at it already and --if-missing was given; 1 an error, one
-line on stderr; 2 the engine does not give the vectors that were published, and was not added.
+line on stderr; 2 the engine does not give the vectors that were published, and was not added; 130
+or 143 interrupted.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 from pipeline.bundle.manifest import MANIFEST
 from pipeline.bundle.verification import require_intact
 from pipeline.config import EngineChoice
+from pipeline.ending import run_to_end
 from pipeline.errors import PipelineError
 from pipeline.flow.building import (
     Added,
@@ -48,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if stop.code else 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
+    return run_to_end(lambda: _build(options), left="nothing was added")
+
+
+def _build(options: argparse.Namespace) -> int:
     try:
         parent = require_intact(
             options.bundle, manifest_sha256=options.manifest_sha256, public_key=options.public_key
@@ -66,9 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, GateError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was added", file=sys.stderr)
-        return 130
     return 0
 
 

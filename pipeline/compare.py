@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.manifest import find_manifest
+from pipeline.ending import run_to_end
 from pipeline.errors import BundleError, PipelineError
 from pipeline.printable import print_error, printable
 from pipeline.report.comparison import Line, compare
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
+    return run_to_end(lambda: _compare(options), left="nothing was written")
+
+
+def _compare(options: argparse.Namespace) -> int:
     try:
         bundles = read_bundles(options.bundles)
         lines = compare(bundles)

@@ -9,18 +9,18 @@ at all. Exit codes: 0 written; 1 an error, one line on stderr; 130 or 143 interr
 import argparse
 import glob
 import hashlib
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.ending import run_to_end
 from pipeline.errors import EncodeError, PipelineError
 from pipeline.runtime import parts
 from pipeline.runtime.encode_options import make_parser
@@ -39,23 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = make_parser().parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
-    signal.signal(signal.SIGTERM, _terminate)
+    kept = "the parts that are done stay" if _in_parts(options) else "nothing was written"
+    return run_to_end(lambda: _encode(options), left=kept)
+
+
+def _encode(options: argparse.Namespace) -> int:
     try:
         for line in encode_files(options):
             print(line, flush=True)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        kept = "the parts that are done stay" if _in_parts(options) else "nothing was written"
-        print(f"interrupted: {kept}", file=sys.stderr)
-        return 130
     return 0
-
-
-def _terminate(*_: object) -> NoReturn:
-    """Leave as after Ctrl-C: files that are not complete are removed on the way out."""
-    raise SystemExit(143)
 
 
 def encode_files(options: argparse.Namespace) -> Iterator[str]:

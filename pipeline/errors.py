@@ -23,10 +23,31 @@ changes it, on one line. ``pipeline.__main__`` prints it and exits with 1.
     └── EncodeError      a file to encode cannot be read, or its vectors cannot be written
 """
 
+import errno
+import os
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type's name where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """Return what the disk said if it is why something failed: full, over quota, read-only, broken.
+
+    Libraries in Rust and C++ raise a type of their own, with the system's words in its text.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_DISKS:
+            return cause
+        for code in _OF_DISKS:
+            if os.strerror(code) in str(cause):
+                return OSError(code, os.strerror(code))
+        cause = cause.__cause__
+    return None
 
 
 class PipelineError(Exception):

@@ -1,5 +1,6 @@
 """Write files that readers see whole or not at all; link, copy and flush them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,7 +28,16 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
         draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        discard(draft)
+
+
+def discard(path: Path) -> None:
+    """Remove a file if it is there; one that cannot be removed stays.
+
+    For ``finally``: a file system that became read-only said so before, in words worth keeping.
+    """
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

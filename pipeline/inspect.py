@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.config import PipelineConfig
 from pipeline.contracts import OnnxModel, SourceModel
+from pipeline.ending import run_to_end
 from pipeline.errors import BundleError, PipelineError
 from pipeline.flow.compose import run_command
 from pipeline.printable import print_error, printable, printable_data
@@ -196,6 +197,10 @@ def main(arguments: Sequence[str]) -> int:
     bundle = Path(arguments[0]) if arguments else None
     if not graphs and (bundle is None or not bundle.is_dir()):
         return run_command(_print)
+    return run_to_end(lambda: _show(graphs, arguments), left="nothing was built")
+
+
+def _show(graphs: Sequence[str], arguments: Sequence[str]) -> int:
     others = [name for name in arguments if name not in graphs]
     try:
         print(_plans_of(graphs, others) if graphs else _engines_of(Path(arguments[0])))

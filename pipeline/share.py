@@ -3,7 +3,7 @@
     python -m pipeline.share push artifacts/minilm/int8 oci://ghcr.io/me/minilm:int8
     python -m pipeline.share pull hf://me/minilm-int8 artifacts/minilm/int8
 
-Exit codes: 0 done; 1 an error, one line on stderr.
+Exit codes: 0 done; 1 an error, one line on stderr; 130 or 143 interrupted.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.bundle.sharing.reference import parse_reference
 from pipeline.bundle.sharing.transfer import ALL, HERE, NONE, pull, push
+from pipeline.ending import run_to_end
 from pipeline.errors import PipelineError
 from pipeline.printable import PrintableFormatter, print_error
 
@@ -30,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(PrintableFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO)
+    return run_to_end(lambda: _share(options), left="nothing was put in place")
+
+
+def _share(options: argparse.Namespace) -> int:
     try:
         reference = parse_reference(options.reference)
         if options.action == "push":
@@ -50,9 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print_error(error)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was put in place", file=sys.stderr)
-        return 130
     return 0
 
 

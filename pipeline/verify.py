@@ -1,7 +1,7 @@
 """Check a bundle against its manifest, print where it comes from, and run it here.
 
 Exit codes: 0 verified; 1 something is wrong, a line for each on stderr; 2 with --run, an engine
-does not give the vectors that were published.
+does not give the vectors that were published; 130 or 143 interrupted.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.bundle.lineage import lineage_tree
 from pipeline.bundle.verification import Verification, verify_bundle
+from pipeline.ending import run_to_end
 from pipeline.errors import PipelineError
 from pipeline.printable import print_error, printable
 from pipeline.runtime.choice import runner
@@ -28,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
+    return run_to_end(lambda: _verify(options), left="not verified")
+
+
+def _verify(options: argparse.Namespace) -> int:
     try:
         found = verify_bundle(
             options.bundle,

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import PublishError
-from pipeline.files import fsync, fsync_tree
+from pipeline.files import discard, fsync, fsync_tree
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def staging(artifacts: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        discard(Path(lock.lock_file))
 
 
 def _remove_dead(root: Path) -> None:
@@ -106,8 +106,9 @@ def _replace_in_two_steps(source: Path, target: Path) -> None:
     target.rename(aside)
     try:
         source.rename(target)
-    except OSError:
-        aside.rename(target)
+    except BaseException:
+        if not target.exists():
+            aside.rename(target)
         raise
     shutil.rmtree(aside)
 

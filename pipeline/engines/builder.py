@@ -35,17 +35,22 @@ def run_build(
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=child or build_here, args=(sender, request), daemon=True)
-    process.start()
-    sender.close()
     try:
+        # Until the child ignores it, Ctrl-C would have it print the stack of its imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sender.close()
         outcome = _listen(receiver, deadline=time.monotonic() + timeout_s)
         if isinstance(outcome, BuildResult):
             process.join()
             return outcome
     finally:
-        if process.is_alive():
+        if process.pid is not None:
             process.kill()
-        process.join()
+            process.join()
     if isinstance(outcome, Failure):
         raise BuildError(
             f"{request.runtime} cannot build {request.model.name}: {outcome.text}; "

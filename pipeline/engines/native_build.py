@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from pipeline.contracts import TensorSpec
+from pipeline.ending import die_with_parent
 from pipeline.engines.build_messages import BuildRequest, BuildResult, Failure, Log, Phase
 from pipeline.engines.layers.inspector import parse_inspector
 from pipeline.engines.layers.rtx_log import HEAD, parse_rtx_layers
@@ -27,7 +28,9 @@ _BENIGN = ("has Int64 binding",)
 
 def build_here(sender: Connection, request: BuildRequest) -> None:
     """Parse, build, write the plan, and send what was read back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout = sys.stderr = io.StringIO()  # polygraphy prints hints, and errors twice
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request.runtime == "tensorrt_rtx" else "0"
     errors: list[str] = []

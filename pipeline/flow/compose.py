@@ -1,6 +1,7 @@
 """Compose a config with Hydra, run a command with it, and turn every error into one line.
 
-Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed.
+Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed; 128 + a
+signal that ended it.
 """
 
 import difflib
@@ -8,8 +9,10 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import hydra
@@ -20,12 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import CONF_DIR, PipelineConfig, register_schema
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.ending import INTERRUPTED, run_to_end
+from pipeline.errors import ConfigError, ExportError, PipelineError, disk_error
 from pipeline.flow.outcome_file import note_end
 
 Config = TypeVar("Config")
 
-OK, ERROR, GATE_FAILED, INTERRUPTED = 0, 1, 2, 130
+OK, ERROR, GATE_FAILED = 0, 1, 2
 _WORDS = {OK: "published", GATE_FAILED: "gate failed"}
 
 
@@ -45,6 +49,15 @@ def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -
 
     A sweep (``-m``) runs every job, ends with one line for each, and returns the worst code.
     """
+    code = run_to_end(lambda: _compose(name, schema, do), left="nothing unfinished was published")
+    if code == INTERRUPTED:
+        note_end(code, message="interrupted")
+    elif code > 128:
+        note_end(code, message=f"ended by {signal.Signals(code - 128).name}")
+    return code
+
+
+def _compose(name: str, schema: type[Config], do: Callable[[Config], int]) -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
     codes: list[int] = []
@@ -62,14 +75,18 @@ def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -
         job()
     except SystemExit as stop:  # argparse, on an option it does not know: not a failed gate
         return ERROR if stop.code else OK
-    except KeyboardInterrupt:
-        print("interrupted: nothing was published", file=sys.stderr)
-        note_end(INTERRUPTED, message="interrupted")
-        return INTERRUPTED
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
         _fail(_explain(error, sys.argv[1:], schema))
+        return ERROR
+    except OSError as error:  # before and after the job Hydra writes its own files
+        if wants_traceback:
+            raise
+        _fail(
+            f"cannot write {error.filename or 'files of Hydra'}: {error.strerror or error}; set "
+            "hydra.run.dir (hydra.sweep.dir with -m) to a directory that you may write"
+        )
         return ERROR
     finally:
         if swept:
@@ -97,6 +114,8 @@ def _run_job(
 
 def _words(error: Exception, schema: type[Any]) -> str:
     """Return what an error of a job means to the user, in one line."""
+    if isinstance(error, ExportError) or not isinstance(error, PipelineError):
+        error = disk_error(error) or error
     match error:
         case PipelineError():
             return str(error)
@@ -124,7 +143,22 @@ def _to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     checked = OmegaConf.merge(OmegaConf.structured(schema), plain)
     config = OmegaConf.to_object(checked)
     assert isinstance(config, schema)
+    _refuse_empty(config)
     return config
+
+
+def _refuse_empty(config: Any, key: str = "") -> None:
+    """An empty text is no name and no path: as a path it would be the current directory.
+
+    Raises:
+        ConfigError: a key has one.
+    """
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{key}{field.name}"
+        if isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{name} is empty: give it a value, or leave it out")
+        if is_dataclass(value):
+            _refuse_empty(value, f"{name}.")
 
 
 def _check_names(config: PipelineConfig) -> None:

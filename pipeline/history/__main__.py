@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.ending import run_to_end
 from pipeline.errors import HistoryError, PipelineError
 from pipeline.history.judge.series import is_open
 from pipeline.history.keep.anchors import drop_anchor
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
+    return run_to_end(lambda: _run(options), left="nothing was changed")
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         print(_do(options))
     except PipelineError as error:

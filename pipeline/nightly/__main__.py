@@ -1,6 +1,7 @@
 """Build a matrix of models, precisions and devices: ``python -m pipeline.nightly``.
 
-Exit codes: 0 every cell published; 2 nothing worse than a failed gate; 1 anything else.
+Exit codes: 0 every cell published; 2 nothing worse than a failed gate; 128 + a signal that stopped
+the night; 1 anything else.
 """
 
 import logging
@@ -75,7 +76,7 @@ def run_night(config: NightlyConfig) -> int:
         if stopping.signal is None or any(s.state is State.stopped for s in summary.statuses):
             summary = _write(_with_history(summary, night, config))
         print(to_text(summary))
-        return summary.exit_code
+        return summary.exit_code if stopping.signal is None else 128 + stopping.signal
 
 
 def _with_history(summary: Summary, night: Night, config: NightlyConfig) -> Summary:

@@ -1,7 +1,10 @@
 """Write vectors to a file, a block at a time, complete or not at all."""
 
 import contextlib
+import fcntl
+import glob
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import EncodeError
+from pipeline.files import discard
 from pipeline.runtime.text_files import import_arrow
 
 FORMATS = ("npy", "parquet", "usearch", "faiss", "qdrant-jsonl")
@@ -59,8 +63,8 @@ def write_vectors(
     """Give a writer for ``path``, which appears when the block ends and stays as it is otherwise.
 
     ``to`` is one of ``FORMATS``, None for what the name says; ``index`` is of faiss. What is
-    written goes to a hidden file beside it, removed if the block is left early; a process killed by
-    SIGKILL leaves that file behind.
+    written goes to a hidden file beside it, removed if the block is left early. What a process
+    killed by SIGKILL left there is removed by the next to write ``path``.
 
     Raises:
         EncodeError: a name that says nothing, a file there already, or it cannot be written.
@@ -69,9 +73,10 @@ def write_vectors(
     if path.is_dir() or (path.exists() and not overwrite):
         hint = "name a file" if path.is_dir() else "give --overwrite to replace it"
         raise EncodeError(f"{path}: exists; {hint}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    _remove_orphans(path)
     try:
-        with partial.open("wb") as stream:
+        with _open_locked(partial) as stream:
             writer = _writer(kind, stream, path, index)
             try:
                 yield writer
@@ -84,7 +89,29 @@ def write_vectors(
     except OSError as error:
         raise EncodeError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
+
+
+def _open_locked(partial: Path) -> IO[bytes]:
+    """Open a fresh file to write, locked: whoever finds it can tell that its writer lives.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        stream = partial.open("wb")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream
+        stream.close()  # taken for an orphan before it was locked
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove the hidden files of writers of ``path`` that live no more, on whatever machine."""
+    for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError), orphan.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it lives
+            orphan.unlink()
 
 
 def _writer(kind: str, stream: IO[bytes], path: Path, index: str) -> VectorWriter:

@@ -150,7 +150,7 @@ def test_stopped_night_says_what_was_done(
     until((tmp_path / "pids").exists)
     night.send_signal(number)
     out, _ = night.communicate(timeout=60)
-    assert night.returncode == 1
+    assert night.returncode == 128 + number
     assert "1 of 4 cells published, 3 stopped" in out
     assert f"not run: the night was stopped by {number.name}" in out
     assert "stopped in export: stopped before it ended" in out

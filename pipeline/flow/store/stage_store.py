@@ -222,8 +222,9 @@ class StageStore:
                 remove(entry, aside=entry.with_name(f"{entry.name}.old.tmp"))
             fresh.rename(entry)
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
             self._give_up(error)
+        finally:  # a signal may end the run here
+            shutil.rmtree(fresh, ignore_errors=True)
 
     def _give_up(self, error: OSError) -> None:
         log.warning(

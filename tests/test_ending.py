@@ -1,0 +1,262 @@
+"""What is left of a command that a signal ends: one line, its exit code, and nothing else."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import command_line
+import pytest
+from tokenizers import Tokenizer, models
+
+from pipeline.config import PipelineConfig
+from pipeline.errors import ExportError, disk_error
+from pipeline.files import write_text
+from pipeline.flow import compose
+
+WAIT = "print('ready', flush=True); time.sleep(60)"
+
+SCRIPTS = {
+    "staging": f"""
+import time, pipeline.ending as ending
+from pathlib import Path
+from pipeline.bundle.place import staging
+def do():
+    with staging(Path("artifacts")) as work:
+        (work / "half").write_text("a graph")
+        {WAIT}
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+""",
+    "a finalizer, which drops what is raised": f"""
+import time, pipeline.ending as ending
+class Dropped:
+    def __del__(self):
+        {WAIT}
+def do():
+    Dropped()
+    time.sleep(60)
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+""",
+    "native code that makes another error of it": f"""
+import time, pipeline.ending as ending
+def do():
+    try:
+        {WAIT}
+    except BaseException:
+        raise RuntimeError("a callback failed")
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+""",
+    "an error line of the command's own": f"""
+import time, pipeline.ending as ending
+def do():
+    try:
+        {WAIT}
+    except BaseException:
+        return 1
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+""",
+    "a build": """
+import time, pipeline.ending as ending
+from pathlib import Path
+from pipeline.engines.build_messages import BuildRequest
+from pipeline.engines.builder import run_build
+def child(sender, request):
+    Path("child").write_text(str(__import__("os").getpid()))
+    print("ready", flush=True)
+    time.sleep(60)
+def do():
+    request = BuildRequest(
+        runtime="tensorrt_rtx", model=Path("m.onnx"), plan=Path("m.plan"), profiles=(),
+        workspace_mib=1, optimization_level=None, timing_cache=None,
+    )
+    run_build(request, timeout_s=60, child=child)
+if __name__ == "__main__":
+    raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+""",
+}
+
+
+def ignore_sigterm() -> None:
+    """As for process 1 of a container, and what a parent that ignores it hands on."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def end(
+    directory: Path, command: list[str], sent: signal.Signals = signal.SIGTERM
+) -> tuple[int, str]:
+    """Start a command that says when it waits, send it a signal, return its code and stderr."""
+    with subprocess.Popen(
+        command,
+        cwd=directory,
+        env=command_line.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=ignore_sigterm,  # noqa: PLW1509 - no threads here
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", SCRIPTS)
+def test_sigterm_in(where: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPTS[where])
+    code, err = end(tmp_path, [sys.executable, "script.py"])
+    assert (code, err) == (143, "ended by SIGTERM: nothing was done\n")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    if where == "a build":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "child").read_text()), 0)
+    assert left <= {
+        "script.py",
+        "child",
+        "__pycache__",
+        "artifacts",
+        "artifacts/.staging",
+        "artifacts/.staging.lock",
+    }
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "word"),
+    [(signal.SIGHUP, 129, "ended by SIGHUP"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_other_signals(tmp_path: Path, sent: signal.Signals, code: int, word: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPTS["staging"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ended = end(tmp_path, [sys.executable, "script.py"], sent)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == (code, f"{word}: nothing was done\n")
+    assert not list((tmp_path / "artifacts/.staging").iterdir())
+
+
+COMMANDS = {
+    "pipeline.__main__": ("_run_pipeline", "main()", "nothing unfinished was published"),
+    "pipeline.inspect": ("_print", "main([])", "nothing unfinished was published"),
+    "pipeline.nightly.__main__": ("run_night", "main()", "nothing unfinished was published"),
+    "pipeline.encode": ("_encode", "main(['b', 't.txt', 'v.npy'])", "nothing was written"),
+    "pipeline.build": ("_build", "main(['b'])", "nothing was added"),
+    "pipeline.share": ("_share", "main(['pull', 'hf://a/b', 'c'])", "nothing was put in place"),
+    "pipeline.verify": ("_verify", "main(['b'])", "not verified"),
+    "pipeline.compare": ("_compare", "main(['b'])", "nothing was written"),
+    "pipeline.history.__main__": (
+        "_run",
+        "main(['--database', 'd', 'show'])",
+        "nothing was changed",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_ends_in_order(module: str, tmp_path: Path) -> None:
+    inner, call, left = COMMANDS[module]
+    script = (
+        f"import time, {module} as command\n"
+        f"def wait(*_):\n    {WAIT}\n"
+        f"command.{inner} = wait\nraise SystemExit(command.{call})\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    arguments = ["model=minilm", "precision=fp32"] if module == "pipeline.__main__" else []
+    code, err = end(tmp_path, [sys.executable, "script.py", *arguments])
+    assert (code, err) == (143, f"ended by SIGTERM: {left}\n")
+
+
+@pytest.mark.slow
+def test_a_run_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
+    outcome = tmp_path / "outcome.json"
+    with subprocess.Popen(
+        [*command_line.COMMAND, *command_line.settings(tiny_dir), "engine=onnxruntime"],
+        cwd=tmp_path,
+        env=command_line.environment() | {"PIPELINE_OUTCOME": str(outcome)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=ignore_sigterm,  # noqa: PLW1509 - no threads here
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not list(tmp_path.glob("artifacts/.staging/*/*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "ended by SIGTERM: nothing unfinished was published"
+    assert "Traceback" not in err
+    assert not list((tmp_path / "artifacts/.staging").iterdir())
+    assert not list(tmp_path.glob("artifacts/.cache/*/*.tmp"))
+    told = json.loads(outcome.read_text())
+    assert (told["exit"], told["message"]) == (143, "ended by SIGTERM")
+
+
+def test_a_read_only_disk_keeps_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing what could not be written fails too, with words that say less."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "report.json", "{}")
+
+
+def _rust_error() -> Exception:
+    try:
+        Tokenizer(models.BPE()).save("/dev/full")
+    except Exception as error:
+        return error
+    raise AssertionError
+
+
+def _export_error() -> Exception:
+    error = ExportError("cannot export")
+    error.__cause__ = RuntimeError("open file g.onnx fail, errcode = 28 - No space left on device")
+    return error
+
+
+@pytest.mark.parametrize("make", [_rust_error, _export_error])
+def test_a_full_disk_by_whatever_library(make: Callable[[], Exception]) -> None:
+    message = compose._words(make(), PipelineConfig)
+    assert message.startswith("cannot read or write: No space left on device; nothing was")
+    assert "internal error" not in message
+
+
+def test_no_disk_to_blame() -> None:
+    assert disk_error(ValueError("a graph")) is None
+    assert disk_error(FileNotFoundError(errno.ENOENT, "no such file")) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("artifacts_dir", ""), ("model.directory", ""), ("dataset.path", " ")]
+)
+def test_an_empty_path_is_not_the_current_directory(key: str, value: str, tmp_path: Path) -> None:
+    done = command_line.run_command("model=minilm", f"{key}={value}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {key} is empty: give it a value, or leave it out\n"
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+@pytest.mark.parametrize("place", ["/proc/1/x", "file/x"])
+def test_hydra_cannot_write(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    done = command_line.run_command("model=minilm", f"hydra.run.dir={place}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: cannot write {place}")
+    assert "set hydra.run.dir" in done.stderr
