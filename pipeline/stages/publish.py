@@ -29,13 +29,14 @@ from pipeline.contracts import (
     SourceModel,
     sha256_file,
 )
-from pipeline.errors import PublishError
+from pipeline.errors import BundleError, PublishError
 from pipeline.files import link_or_copy
 from pipeline.graph.files import model_sha256
 from pipeline.report.card import SOURCE_CARD, render_card
 from pipeline.report.html import render_html
 from pipeline.report.junit import render_junit
 from pipeline.report.markdown import render_markdown
+from pipeline.runtime.reopening import not_loaded, require_reopened
 from pipeline.source.origin import base_model, stated_license
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def publish(
     ``with_weights`` puts the source's own weights in it, which Sentence Transformers loads.
 
     Raises:
-        PublishError: a file changed since it was validated, the bundle cannot be written, or the
-            key does not sign.
+        PublishError: a file changed since it was validated, the bundle cannot be written, the key
+            does not sign, or what was written does not load and encode as validation saw.
     """
     bundle = work_dir / "bundle"
     key = None if signing.key is None else Path(signing.key)
@@ -91,6 +92,9 @@ def publish(
             f"cannot write the bundle in {work_dir}: {error.strerror or error}; set "
             "artifacts_dir to a directory with room for it"
         ) from error
+    except BundleError as error:
+        raise not_loaded(bundle, error) from error
+    require_reopened(parent, added, report.data["artifacts"], proof)
     publish_directory(bundle, target)
     log.info("%s: sha256 %s", target / MANIFEST, parent.manifest_sha256)
     return target

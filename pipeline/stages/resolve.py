@@ -178,7 +178,7 @@ def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | Non
         name: text
         for name, text in (own | config.prompts).items()
         # Sentence Transformers has an empty query and document where a model states neither.
-        if text or name not in ("query", "document") or name == model.default_prompt_name
+        if text or name not in ("query", "document") or name == default
     }
     if config.default_prompt is not None and config.default_prompt not in prompts:
         known = ", ".join(sorted(prompts)) or "none"
