@@ -89,7 +89,9 @@ def swapped_words(source: SourceModel) -> str:
     return json.dumps(data)
 
 
-BROKEN = {
+Break = Callable[[SourceModel, Path], SourceModel]
+
+BROKEN: dict[str, tuple[Break, str]] = {
     "another tokenizer": (
         lambda source, directory: with_asset(
             source, directory, "tokenizer.json", swapped_words(source)
