@@ -135,7 +135,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     action, revision = rest or ("revision", "main")
                     commit, files = hub.files(f"{owner}/{name}", revision)
                     if action == "revision":
-                        siblings = [{"rfilename": name} for name in sorted(files)]
+                        siblings = [
+                            {"rfilename": name, "size": len(files[name])} for name in sorted(files)
+                        ]
                         repo = f"{owner}/{name}"
                         return self.answer({"id": repo, "sha": commit, "siblings": siblings})
                     entries = [

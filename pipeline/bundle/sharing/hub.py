@@ -58,18 +58,24 @@ class HubSource:
         from huggingface_hub import HfApi
 
         with _translated(reference):
-            info = HfApi().model_info(reference.repo_id, revision=reference.revision)
+            info = HfApi().model_info(
+                reference.repo_id, revision=reference.revision, files_metadata=True
+            )
         self.reference = HubReference(repo_id=reference.repo_id, revision=str(info.sha))
-        self.names = frozenset(sibling.rfilename for sibling in info.siblings or ())
+        self._sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+        self.names = frozenset(self._sizes)
 
-    def fetch(self, name: str, directory: Path) -> None:
-        """Download a file to its place in a directory.
+    def fetch(self, name: str, directory: Path, *, most: int) -> None:
+        """Download a file of at most ``most`` bytes to its place in a directory.
 
         Raises:
-            ShareError: the hub has no such file, or it cannot be downloaded.
+            ShareError: the hub has no such file, it is larger, or it cannot be downloaded.
         """
         from huggingface_hub import hf_hub_download
 
+        size = self._sizes.get(name)
+        if size is not None and size > most:
+            raise ShareError(f"{self.reference}: {name} is of {size} bytes there, {most} at most")
         with _translated(self.reference):
             hf_hub_download(
                 self.reference.repo_id,

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from pipeline.bundle.manifest import MANIFEST, MAX_BYTES
 from pipeline.bundle.sharing.oci_manifests import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -48,11 +47,13 @@ class OciSource:
             raise ValueError(f"the registry sent a manifest of {seen}")
         return content, seen
 
-    def fetch(self, name: str, directory: Path) -> None:
-        """Download a file to its place in a directory; one of equal bytes is linked.
+    def fetch(self, name: str, directory: Path, *, most: int) -> None:
+        """Download a file of at most ``most`` bytes to its place in a directory.
+
+        One of equal bytes is linked.
 
         Raises:
-            ShareError: there is no such file, it is larger than said, or the registry refuses.
+            ShareError: there is no such file, it is larger, or the registry refuses.
         """
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +61,8 @@ class OciSource:
             if name not in self._layers:
                 raise ValueError(f"no {name} there")
             layer = self._layers[name]
-            if name == MANIFEST and layer["size"] > MAX_BYTES:
-                raise ValueError(f"{name} of {layer['size']} bytes")
+            if layer["size"] > most:
+                raise ValueError(f"{name} is of {layer['size']} bytes there, {most} at most")
             twin = self._fetched.setdefault(layer["digest"], target)
             if twin is not target:
                 link_or_copy(twin, target)

@@ -81,10 +81,11 @@ def read_layers(manifest: Any) -> Layers:
         raise ValueError("no image manifest with layers")
     found: Layers = {}
     for layer in manifest["layers"]:
-        title = (layer.get("annotations") or {}).get(TITLE)
+        annotations = layer.get("annotations") if isinstance(layer, dict) else None
+        title = annotations.get(TITLE) if isinstance(annotations, dict) else None
         if not isinstance(title, str) or title in found:
             raise ValueError(f"a layer with the title {title!r}: no bundle")
-        if not isinstance(layer.get("digest"), str) or not isinstance(layer.get("size"), int):
+        if not isinstance(layer.get("digest"), str) or type(layer.get("size")) is not int:
             raise ValueError(f"the layer {title!r} has no digest and size")
         found[title] = layer
     if MANIFEST not in found:

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
+from http.client import OK
 from typing import Any
 
 from pipeline.bundle.sharing.oci_manifests import TITLE
@@ -16,7 +17,10 @@ from pipeline.errors import ShareError
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_S = 60
+TIMEOUT_S = 60
+
+MOST_OF_DOCUMENTS = 16 * 2**20
+"""Bytes of everything but layers that a registry may send: image manifests, tokens, errors."""
 
 
 def check_oras() -> None:
@@ -50,10 +54,36 @@ def connect(reference: OciReference) -> tuple[Any, Any]:
     logging.getLogger("oras.logger").setLevel(logging.CRITICAL)  # said once, by our own error
     host = reference.registry.partition(":")[0]
     registry = Registry(insecure=host in ("localhost", "127.0.0.1"))
-    registry.session.request = functools.partial(registry.session.request, timeout=_TIMEOUT_S)
+    registry.session.request = functools.partial(registry.session.request, timeout=TIMEOUT_S)
+    registry.session.hooks["response"].append(_Documents())
     container = oras.container.Container(reference.name)
     registry.auth.load_configs(container)
     return registry, container
+
+
+class _Documents:
+    """Reads every answer that is no layer, before requests does, and not beyond a bound.
+
+    requests reads whatever is sent into memory, redirects and refusals too, and so does oras.
+    """
+
+    def __init__(self) -> None:
+        self._left = MOST_OF_DOCUMENTS
+
+    def __call__(self, response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
+        if stream and response.status_code == OK and not response.is_redirect:
+            return  # a layer: whoever asked for it counts its bytes
+        parts = []
+        for chunk in response.iter_content(2**16):
+            self._left -= len(chunk)
+            if self._left < 0:
+                response.close()
+                raise RefusedError(
+                    f"more than {MOST_OF_DOCUMENTS / 2**20:g} MiB of image manifests or other "
+                    "documents: no bundle has as many"
+                )
+            parts.append(chunk)
+        response._content = b"".join(parts)  # where requests keeps what it has read
 
 
 def ok(response: Any) -> Any:

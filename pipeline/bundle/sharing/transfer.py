@@ -11,6 +11,7 @@ from pipeline.bundle.engines import EngineDirectory, Parent, open_parent, read_e
 from pipeline.bundle.manifest import (
     ENGINES,
     MANIFEST,
+    MAX_BYTES,
     SIGNATURE,
     TRITON,
     manifest_bytes,
@@ -30,6 +31,9 @@ from pipeline.engines.lean import plan_module
 from pipeline.errors import BundleError, PublishError, ShareError
 
 log = logging.getLogger(__name__)
+
+_SIGNATURE_BYTES = 16 * 2**20
+"""It lists every file's digest once more, as the manifest does."""
 
 _ENGINE = re.compile(rf"{ENGINES}/([A-Za-z0-9_][\w.-]*)/{re.escape(MANIFEST)}", re.ASCII)
 
@@ -180,12 +184,9 @@ def _check_free(place: Path) -> None:
 
 def _fetch(source: HubSource | OciSource, bundle: Path, manifest_sha256: str | None) -> Parent:
     """Fetch the manifest, and what it lists once it is one; nothing else."""
-    source.fetch(MANIFEST, bundle)
+    source.fetch(MANIFEST, bundle, most=MAX_BYTES)
     parent = open_parent(bundle, manifest_sha256=manifest_sha256)
-    for name in parent.manifest["files"]:
-        source.fetch(name, bundle)
-    if SIGNATURE in source.names:
-        source.fetch(SIGNATURE, bundle)
+    _fetch_files(source, parent.manifest, bundle, "")
     # write_triton reads these before everything is verified.
     for name in ("tokenizer.json", "tokenizer_config.json", "model.onnx"):
         parent.checker.path(name)
@@ -208,7 +209,7 @@ def _fetch_engines(
         if wanted == NONE or not (isinstance(wanted, str) or name in wanted):
             continue
         place = f"{ENGINES}/{name}"
-        source.fetch(f"{place}/{MANIFEST}", parent.root)
+        source.fetch(f"{place}/{MANIFEST}", parent.root, most=MAX_BYTES)
         engine = read_engine(parent.root / place, parent)
         module, reason = plan_module(
             engine.runtime,
@@ -220,9 +221,27 @@ def _fetch_engines(
             log.info("%s: left there: %s", name, reason)
             shutil.rmtree(engine.root)
             continue
-        for file in engine.manifest["files"]:
-            source.fetch(f"{place}/{file}", parent.root)
-        if f"{place}/{SIGNATURE}" in source.names:
-            source.fetch(f"{place}/{SIGNATURE}", parent.root)
+        _fetch_files(source, engine.manifest, parent.root, f"{place}/")
         fetched.append(engine)
     return fetched
+
+
+def _fetch_files(
+    source: HubSource | OciSource, manifest: Mapping[str, Any], bundle: Path, place: str
+) -> None:
+    """Fetch what a manifest lists, none larger than it says, and a signature.
+
+    Raises:
+        ShareError: the disk has no room for all of it.
+    """
+    files = manifest["files"]
+    needed, free = sum(file["bytes"] for file in files.values()), shutil.disk_usage(bundle).free
+    if needed > free:
+        raise ShareError(
+            f"{source.reference}: its files are {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} "
+            f"GiB are free at {bundle.parent.parent.parent}: make room, or pull elsewhere"
+        )
+    for name, file in files.items():
+        source.fetch(f"{place}{name}", bundle, most=file["bytes"])
+    if f"{place}{SIGNATURE}" in source.names:
+        source.fetch(f"{place}{SIGNATURE}", bundle, most=_SIGNATURE_BYTES)
