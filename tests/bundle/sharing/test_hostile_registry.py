@@ -84,7 +84,7 @@ class Server(ThreadingHTTPServer):
         """Answer with a bundle whose image manifest was changed."""
         manifest = manifest_of(bundle)
         names = ["manifest.json", *manifest["files"]]
-        layers = []
+        layers: list[dict[str, Any]] = []
         for name in names:
             content = (bundle / name).read_bytes()
             digest = f"sha256:{sha256(content).hexdigest()}"
@@ -112,8 +112,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def refused(server: Server, tmp_path: Path) -> str:
     """Pull, and return the words of the refusal, which left nothing."""
-    host, port = server.server_address[:2]
-    reference = OciReference(registry=f"{host}:{port}", repository="me/tiny", tag="int8")
+    registry = f"127.0.0.1:{server.server_port}"
+    reference = OciReference(registry=registry, repository="me/tiny", tag="int8")
     with pytest.raises(ShareError) as caught:
         pull(reference, tmp_path / "target", engines="all")
     assert not (tmp_path / "target").exists()
@@ -124,9 +124,9 @@ def refused(server: Server, tmp_path: Path) -> str:
 
 def challenge(handler: Handler) -> None:
     """Ask for a token, which is at /token."""
-    host, port = handler.server.server_address[:2]
-    realm = f'Bearer realm="http://{host!s}:{port}/token",service="r",scope="pull"'
-    handler.send(b"{}", 401, WWW_Authenticate=realm)
+    realm = f"http://127.0.0.1:{handler.server.server_port}/token"
+    asked = f'Bearer realm="{realm}",service="r",scope="pull"'
+    handler.send(b"{}", 401, WWW_Authenticate=asked)
 
 
 ENDLESS: dict[str, dict[str, Answer]] = {
