@@ -142,7 +142,7 @@ COMMANDS = {
     "pipeline.__main__": ("run_and_share", "main()", "nothing unfinished was published"),
     "pipeline.inspect": ("inspect", "main([])", "nothing unfinished was published"),
     "pipeline.nightly.__main__": ("run_night", "main()", "nothing unfinished was published"),
-    "pipeline.encode": ("encode_file", "main(['b', 't.txt', 'v.npy'])", "nothing was written"),
+    "pipeline.encode": ("encode_files", "main(['b', 't.txt', 'v.npy'])", "nothing was written"),
     "pipeline.build": ("require_intact", "main(['b'])", "nothing was added"),
     "pipeline.share": ("pull", "main(['pull', 'hf://a/b', 'c'])", "nothing was put in place"),
     "pipeline.verify": ("verify_bundle", "main(['b'])", "not verified"),
