@@ -87,6 +87,8 @@ class Baseline(StrEnum):
     onnxruntime_fp32 = "onnxruntime_fp32"
     torch_fp16 = "torch_fp16"
     torch_compile = "torch_compile"
+    torch_cuda_graph = "torch_cuda_graph"
+    onnx_o4 = "onnx_o4"
 
 
 @dataclass

@@ -3,10 +3,8 @@
 https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html#cuda-graphs
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -16,6 +14,7 @@ from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.plan import is_capturable
 from pipeline.engines.tensorrt import TensorRTEncoder
 from pipeline.engines.torch import TorchEncoder
+from pipeline.engines.torch_graphs import without_mask_check
 
 SHAPES = ((1, 16), (1, 128), (8, 64), (32, 128))
 
@@ -89,15 +88,3 @@ def _enqueue(
         _ = output, inputs  # the addresses that the context holds stay alive with this function
 
     return run
-
-
-@contextlib.contextmanager
-def without_mask_check() -> Iterator[None]:
-    """Let transformers build SDPA's mask without asking whether it holds a zero.
-
-    That question waits for the GPU, which a capture forbids; under ``torch.compile`` transformers
-    does not ask it either.
-    """
-    name = "transformers.modeling_attn_mask_utils.is_torchdynamo_compiling"
-    with mock.patch(name, return_value=True):
-        yield

@@ -78,6 +78,11 @@ def pick_device(device: Device) -> str:
     return "cuda" if available and device is not Device.cpu else "cpu"
 
 
+def usable_devices(device: Device) -> frozenset[str]:
+    """Return where PyTorch may run: on the CPU, and on a GPU unless ``device`` is the CPU."""
+    return frozenset({"cpu", pick_device(device)})
+
+
 class TorchEncoder:
     """PyTorch fp32 on already tokenized batches, TF32 off."""
 
@@ -95,12 +100,12 @@ class TorchEncoder:
         )
         limit_length(self.model, source.max_length)
         self.inputs = taken_inputs(self.model)
-        self._dimension = source.dimension
+        self.dimension = source.dimension
         self._prefix = source.prefix
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        return run_modules(self.model, batch, self.device)[:, : self._dimension]
+        return run_modules(self.model, batch, self.device)[:, : self.dimension]
 
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
         """Return what ``SentenceTransformer.encode`` makes of texts, float32 ``[n, dim]``."""
@@ -108,7 +113,7 @@ class TorchEncoder:
             list(texts),
             batch_size=batch_size,
             prompt=self._prefix,
-            truncate_dim=self._dimension,
+            truncate_dim=self.dimension,
             show_progress_bar=False,
         )
         return result

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import NumericType, ValidateConfig
+from pipeline.config import Device, NumericType, ValidateConfig
 from pipeline.contracts import EmbeddingRanges, SourceModel
 from pipeline.engines import Encoder
-from pipeline.engines.torch import TorchEncoder
+from pipeline.engines.torch import TorchEncoder, usable_devices
 from pipeline.measure.quality.quality import Expected, expect
+from pipeline.measure.speed.devices import needed_devices
 from pipeline.measure.speed.speed import TimedText
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.source.probes import check_rows
@@ -36,8 +37,8 @@ class Bench:
     config: ValidateConfig
     dataset_sha256: str
     reference: TorchEncoder
+    texts: Sequence[str]
     expected: Expected
-    timed: TimedText
     kind: NumericType
 
 
@@ -65,7 +66,6 @@ def set_up(
     reference = TorchEncoder(source, device=config.device)
     texts = spread(dataset.evaluation, config.max_sentences)
     check_rows(reference.model, tokenizer, texts, source.prefix, source.location)
-    encoder = text_encoder(source, tokenizer, reference)
     own = OwnPath(engine=reference, tokenizer=tokenizer)
     expected = expect(
         own,
@@ -82,10 +82,8 @@ def set_up(
         config=config,
         dataset_sha256=_sha256(texts, dataset.evaluation),
         reference=reference,
+        texts=texts,
         expected=expected,
-        timed=choose_timed_text(
-            source, tokenizer, texts, config, seconds_a_text(encoder, texts, config.batch_size)
-        ),
         kind=kind,
     )
 
@@ -94,6 +92,27 @@ def _says_matryoshka(source: SourceModel) -> bool:
     """Whether the model's card says that it was trained to be cut."""
     card = source.assets / "README.md"
     return card.is_file() and "matryoshka" in card.read_text("utf-8", errors="replace").lower()
+
+
+def open_references(bench: Bench, devices: Sequence[str]) -> Mapping[str, TorchEncoder]:
+    """Return PyTorch fp32 by device, the bench's own first: on each of ``devices`` it may use."""
+    main = bench.reference.device
+    needed = needed_devices(devices, main, usable_devices(bench.config.device))
+    others = {name: TorchEncoder(bench.source, device=Device(name)) for name in needed[1:]}
+    return {main: bench.reference, **others}
+
+
+def time_text(bench: Bench, references: Mapping[str, TorchEncoder]) -> TimedText:
+    """Choose what is timed: as much as the slowest reference can afford."""
+    text_s = max(
+        seconds_a_text(
+            text_encoder(bench.source, bench.tokenizer, encoder),
+            bench.texts,
+            bench.config.batch_size,
+        )
+        for encoder in references.values()
+    )
+    return choose_timed_text(bench.source, bench.tokenizer, bench.texts, bench.config, text_s)
 
 
 def text_encoder(source: SourceModel, tokenizer: Tokenizer, encoder: Encoder) -> TextEncoder:

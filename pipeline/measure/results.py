@@ -51,13 +51,15 @@ class ArtifactResult:
     """One artifact's measurements, or why there are none.
 
     ``gemms`` counts the GEMM kernels that ran, in ``integer`` and in ``float``, where the runtime
-    tells; ``kernels`` what ran on CUDA (``speed.profile``).
+    tells; ``kernels`` what ran on CUDA (``speed.profile``). ``reference_device`` is where the
+    reference ran that it was timed against.
     """
 
     name: str
     path: Path
     reason: str | None = None
     device: str | None = None
+    reference_device: str | None = None
     agreement: Agreement | None = None
     breakdown: Breakdown | None = None
     invariance: Invariance | None = None

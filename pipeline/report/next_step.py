@@ -32,7 +32,8 @@ def next_step(data: Mapping[str, Any]) -> str:
     if not executed:
         return f"Nothing was measured.{rest}"
     unused = _unused_gpu(data, executed)
-    best = max(executed, key=lambda artifact: _speed(artifact)["median"])
+    # Ratios are to PyTorch on an artifact's own device: between devices sentences a second tell.
+    best = max(executed, key=lambda artifact: artifact["throughput"]["sentences_per_second"])
     words = verdict(_speed(best))
     if words != "faster":
         slow = "slower than" if words == "slower" else "no faster than"
@@ -43,19 +44,22 @@ def next_step(data: Mapping[str, Any]) -> str:
             f"{unused}Deploy {better['precision']}, which is published beside this one: its "
             f"{better['artifact']} is faster and closer to fp32.{rest}"
         )
-    gain = f"{_gain(_speed(best))} the speed of PyTorch fp32 on {best['device']}"
+    reference = best["throughput"].get("reference_device") or best["device"]
+    gain = f"{_gain(_speed(best))} the speed of PyTorch fp32 on {reference}"
     shared = sum(artifact["file"] == best["file"] for artifact in executed) > 1
     runtime = f" in {best['name']}" if shared else ""
     return f"{unused}Deploy {best['file']}{runtime}: {gain}.{rest}"
 
 
 def _unused_gpu(data: Mapping[str, Any], executed: Sequence[Mapping[str, Any]]) -> str:
-    """Say first that the reference had a GPU and nothing of the bundle ran on it."""
-    there = (data.get("reference") or {}).get("device") == "cuda"
+    """Say first that there is a GPU and nothing of the bundle ran on it; name what beside did."""
+    there = (data.get("reference") or {}).get("device") == "cuda" or data["environment"].get("gpu")
     if not there or any(artifact["device"] != "cpu" for artifact in executed):
         return ""
     names = " and ".join(sorted({artifact["name"] for artifact in executed}))
-    return f"Nothing of this bundle ran on the GPU of this machine ({names} ran on the CPU). "
+    beside = {e["precision"] for e in data.get("published", []) if e.get("device", "cpu") != "cpu"}
+    did = f"; {' and '.join(sorted(beside))}, published beside it, did" if beside else ""
+    return f"Nothing of this bundle ran on the GPU of this machine ({names} ran on the CPU){did}. "
 
 
 def status_words(status: str) -> str:
@@ -104,7 +108,9 @@ def _better_beside(
     """Return what is published, faster beyond doubt and closer to fp32, if there is such."""
     mean, high = artifact["agreement"]["cosine"]["mean"], _speed(artifact)["ci95"][1]
     for entry in data.get("published", []):
-        if entry["comparable"] and entry["cosine_mean"] > mean and entry["ci95"][0] > high:
+        same = entry.get("device", artifact["device"]) == artifact["device"]
+        near, fast = entry["cosine_mean"] > mean, entry["ci95"][0] > high
+        if entry["comparable"] and same and near and fast:
             found: Mapping[str, Any] = entry
             return found
     return None

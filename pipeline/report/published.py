@@ -113,17 +113,26 @@ def engines_of(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _entries(other: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
     reason = difference(data, other)
     task = main_task(data)
+    ours = {artifact["device"] for artifact in data["artifacts"] if artifact["executed"]}
+
+    def why_not(artifact: Mapping[str, Any]) -> str | None:
+        device = artifact["device"]
+        return reason or (
+            None if device in ours else f"ran on {device}, timed against PyTorch there"
+        )
+
     return [
         {
             "precision": other["precision"],
             "artifact": artifact["name"],
+            "device": artifact["device"],
             "cosine_mean": artifact["agreement"]["cosine"]["mean"],
             "cosine_p1": artifact["agreement"]["cosine"]["p1"],
             "speedup": artifact["throughput"]["speedup"]["median"],
             "ci95": artifact["throughput"]["speedup"]["ci95"],
             "task": _task(artifact["tasks"], task),
-            "comparable": reason is None,
-            "reason": reason,
+            "comparable": why_not(artifact) is None,
+            "reason": why_not(artifact),
         }
         for artifact in other["artifacts"]
         if artifact["executed"]

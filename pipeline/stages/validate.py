@@ -14,7 +14,7 @@ from pipeline.engines.opening import open_encoder
 from pipeline.engines.openvino import missing
 from pipeline.engines.tensorrt import obstacle
 from pipeline.graph.overflow import check_overflow
-from pipeline.measure.bench import Bench, set_up, text_encoder
+from pipeline.measure.bench import Bench, open_references, set_up, text_encoder, time_text
 from pipeline.measure.gates import Against, Evidence, apply_gates
 from pipeline.measure.plan_gates import apply_plan_gates, promise_of
 from pipeline.measure.proof import make_proof
@@ -23,7 +23,7 @@ from pipeline.measure.quality.search import search_reference
 from pipeline.measure.results import CUDA_NAME, ArtifactResult, Gate, Validation
 from pipeline.measure.settings import check_validate
 from pipeline.measure.speed.profile import count_gemms, count_kernels
-from pipeline.measure.speed.speed import ArtifactSpeed
+from pipeline.measure.speed.speed import ArtifactSpeed, TimedText
 from pipeline.measure.speed.timing import Artifact, Timing, time_artifacts
 from pipeline.text.datasets import Dataset, spread
 from pipeline.text.tokens import TokenBatch
@@ -74,11 +74,13 @@ def validate(
         )
         for artifact in artifacts
     ]
+    references = open_references(bench, [artifact.text.engine.device for artifact in artifacts])
+    timed = time_text(bench, references)
     timing = time_artifacts(
         source,
-        bench.reference,
+        references,
         artifacts,
-        bench.timed,
+        timed,
         config,
         kind=kind,
         fp32=fp32.path,
@@ -99,7 +101,7 @@ def validate(
             replace(result, gates=(*result.gates, *plan_gates.get(result.path, ())))
             for result in (
                 *(
-                    _result(artifact, quality, timing, i, bench)
+                    _result(artifact, quality, timing, i, bench, timed)
                     for i, (artifact, quality) in enumerate(zip(artifacts, qualities, strict=True))
                 ),
                 *refused,
@@ -165,6 +167,7 @@ def _result(
     timing: Timing,
     index: int,
     bench: Bench,
+    timed: TimedText,
 ) -> ArtifactResult:
     speed, checks = timing.speed.artifacts[index], quality.agreement.checks
     evidence = Evidence(
@@ -184,6 +187,7 @@ def _result(
         name=artifact.name,
         path=artifact.path,
         device=artifact.text.engine.device,
+        reference_device=speed.reference_device,
         agreement=quality.agreement,
         breakdown=quality.breakdown,
         invariance=quality.invariance,
@@ -194,8 +198,8 @@ def _result(
         grid=speed.grid,
         latency=speed.latency,
         cold=timing.cold[index],
-        gemms=_count_gemms(artifact, bench.timed.batches[0]),
-        kernels=_count_kernels(artifact, bench.timed.batches[0]),
+        gemms=_count_gemms(artifact, timed.batches[0]),
+        kernels=_count_kernels(artifact, timed.batches[0]),
         gates=apply_gates(evidence, bench.kind, bench.config.gates),
     )
 

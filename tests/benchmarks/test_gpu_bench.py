@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.gpu.__main__ import run
 from benchmarks.gpu.ceilings import KINDS
-from benchmarks.gpu.graphs import without_mask_check
 from benchmarks.gpu.roofline import PEAKS, SIZES, Peaks, target, token_bytes, token_flops
 from benchmarks.gpu.schema import SECTIONS, problems
 from benchmarks.gpu.sides import ENGINES, REFERENCE, TORCH
@@ -23,6 +22,7 @@ from pipeline.config import Device
 from pipeline.contracts import SourceModel
 from pipeline.engines.gpu import find_gpu
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
+from pipeline.engines.torch_graphs import without_mask_check
 from pipeline.errors import BundleError
 from pipeline.text.tokens import Tokenizer, TokenRow
 

@@ -84,9 +84,7 @@ def test_a_wide_interval_carries_its_lower_end_only() -> None:
 
 def test_of_two_runtimes_of_one_file_the_faster_is_named() -> None:
     data = int8()
-    other = data["artifacts"][0] | {"name": "openvino"}
-    other["throughput"] = other["throughput"] | {"speedup": speedup(3.0, 2.9, 3.1)}
-    data["artifacts"].append(other)
+    data["artifacts"].append(executed(speed=3.0) | {"name": "openvino"})
     assert next_step(data).startswith("Deploy model.onnx in openvino: 3.00× the speed")
 
 
@@ -156,3 +154,38 @@ def test_a_gpu_that_nothing_ran_on_is_said_first() -> None:
     assert next_step(data).startswith(f"{first}Keep PyTorch fp32 on this machine")
     data["artifacts"][0]["device"] = "cuda"
     assert next_step(data).startswith("Keep PyTorch fp32")
+
+
+def test_a_gpu_that_pytorch_did_not_use_counts_too() -> None:
+    data = int8()
+    data["environment"] |= {"gpu": {"name": "H200"}}
+    assert next_step(data).startswith("Nothing of this bundle ran on the GPU of this machine")
+
+
+def test_what_did_run_on_the_gpu_is_named() -> None:
+    data = int8()
+    data["reference"] |= {"device": "cuda"}
+    data["published"] = [published("fp16", 5.2) | {"device": "cuda"}, published("fp32", 2.0)]
+    assert next_step(data).startswith(
+        "Nothing of this bundle ran on the GPU of this machine (onnxruntime ran on the CPU); fp16, "
+        "published beside it, did. "
+    )
+
+
+def test_what_ran_on_another_device_is_not_better_by_its_ratio() -> None:
+    """Each is a ratio to PyTorch on its own device."""
+    data = int8()
+    better = published("fp16", 9.0) | {"cosine_mean": 0.99999, "device": "cuda"}
+    data["published"] = [better | {"comparable": True, "ci95": [8.5, 9.5]}]
+    assert "Deploy model.onnx" in next_step(data)
+    data["published"][0]["device"] = data["artifacts"][0]["device"]
+    assert "Deploy fp16, which is published beside this one" in next_step(data)
+
+
+def test_the_fastest_is_that_with_most_sentences_not_with_the_best_ratio() -> None:
+    data = int8()
+    slow, fast = executed("onnxruntime", "cpu", speed=5.0), executed("tensorrt", "cuda", speed=2.0)
+    fast["throughput"]["sentences_per_second"] = 9000.0
+    data["artifacts"] = [slow, fast]
+    assert f"Deploy {fast['file']}: " in next_step(data)
+    assert "PyTorch fp32 on cuda" in next_step(data)

@@ -49,6 +49,16 @@ def test_reports_compare_only_where_all_is_the_same(
     assert difference(int8(), other) == reason
 
 
+def test_beside_on_another_device(tmp_path: Path) -> None:
+    """A ratio to PyTorch on the GPU says nothing of one to PyTorch on the CPU."""
+    other = fp32()
+    other["artifacts"][0]["device"] = "cuda"
+    write(tmp_path / "fp32", other)
+    (entry,) = published_beside(tmp_path / "int8", int8())
+    assert (entry["device"], entry["comparable"]) == ("cuda", False)
+    assert entry["reason"].startswith("ran on cuda")
+
+
 def test_beside(tmp_path: Path) -> None:
     write(tmp_path / "int8", int8())
     write(tmp_path / "int8.rejected", failed())
@@ -65,6 +75,7 @@ def test_beside(tmp_path: Path) -> None:
     assert entries[0] == {
         "precision": "fp32",
         "artifact": "onnxruntime",
+        "device": "cpu",
         "cosine_mean": 0.99999998,
         "cosine_p1": 0.99999995,
         "speedup": 1.02,

@@ -332,6 +332,7 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
             "throughput": {
                 "sentences_per_second": 300.0,
                 "reference_sentences_per_second": 100.0,
+                "reference_device": "cpu",
                 "tokens_per_second": 9000.0,
                 "speedup": {"median": 3.0, "ci95": [2.5, 3.5], "verdict": "faster"},
                 "rounds": 7,

@@ -56,14 +56,19 @@ def encoder_pass(encoder: Encoder, batches: Sequence[TokenBatch]) -> Pass:
 
 
 def time_rounds(
-    passes: Sequence[Pass], limits: RoundLimits, *, seed: int | None = None
+    passes: Sequence[Pass],
+    limits: RoundLimits,
+    *,
+    seed: int | None = None,
+    against: Sequence[int] | None = None,
 ) -> DoubleArray:
     """Return the seconds of each pass, ``[rounds, sides]``; the first side is the reference.
 
+    Where there are several, ``against`` gives for each side the number of its own.
     Each side makes one pass as a warm-up. Before a timed pass it runs short ones for
     ``wake_s``: the threads of the side before it (OpenMP, ONNX Runtime) spin for a while after
     their work and would cost it.
-    Ends at ``max_rounds``, once the ratio of every side to the first is narrow, or before a round
+    Ends at ``max_rounds``, once the ratio of every side to its own is narrow, or before a round
     that the budget has no time for, but never with fewer than ``LEAST_ROUNDS`` rounds. Intervals
     are looked at from ``min_rounds`` on and not after every round: each look is a chance to stop at
     an interval that is narrow by luck.
@@ -75,13 +80,14 @@ def time_rounds(
     warm = time.perf_counter()
     rounds: list[list[float]] = []
     look = max(limits.min_rounds, LEAST_ROUNDS)
+    own = [0] * len(passes) if against is None else against
     while len(rounds) < max(limits.max_rounds, LEAST_ROUNDS):
         if len(rounds) >= LEAST_ROUNDS:
             now = time.perf_counter()
             if now - started + (now - warm) / len(rounds) > limits.budget_s:
                 break
         if len(rounds) >= look:
-            if _is_narrow(np.array(rounds), limits.narrow):
+            if _is_narrow(np.array(rounds), limits.narrow, own):
                 break
             look = math.ceil(look * _LOOK_AGAIN)
         seconds = [0.0] * len(passes)
@@ -101,5 +107,9 @@ def _time_pass(one: Pass, wake_s: float) -> float:
     return time.perf_counter() - start
 
 
-def _is_narrow(times: DoubleArray, narrow: float) -> bool:
-    return all(compare(times[:, 0], column).width < narrow for column in times.T[1:])
+def _is_narrow(times: DoubleArray, narrow: float, against: Sequence[int]) -> bool:
+    return all(
+        compare(times[:, reference], times[:, side]).width < narrow
+        for side, reference in enumerate(against)
+        if side != reference
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import ValidateConfig
 from pipeline.engines import Encoder
+from pipeline.measure.speed.devices import own_device
 from pipeline.measure.speed.grid import GridCell, grid_shapes, measure_grid
 from pipeline.measure.speed.intervals import Speedup, compare
 from pipeline.measure.speed.latency import Latency, measure_latencies
@@ -22,6 +23,9 @@ from pipeline.text.tokens import TokenBatch, TokenRow
 ROUNDS_SHARE, TEXT_SHARE, LATENCY_SHARE = 0.5, 0.25, 0.2
 """Shares of what is left of the budget when a part begins; the grid, the last, has all of it."""
 
+Baselines = Mapping[tuple[str, str], Encoder]
+"""Baselines by name and device."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedText:
@@ -36,8 +40,9 @@ class TimedText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSpeed:
-    """One artifact's timing, and its ratios to the baselines and to its predecessor."""
+    """One artifact's timing, and its ratios to its device's baselines and to its predecessor."""
 
+    reference_device: str
     throughput: Throughput
     with_tokenization: TextThroughput
     latency: Latency
@@ -51,51 +56,69 @@ class Speed:
     """The timing of every artifact, of the baselines and of the reference's single sentences."""
 
     artifacts: Sequence[ArtifactSpeed]
-    baselines: Mapping[str, Throughput]
+    baselines: Mapping[tuple[str, str], Throughput]
     reference_latency: Latency
 
 
 def measure_speed(
-    reference: Side,
+    references: Mapping[str, Side],
     artifacts: Sequence[Side],
-    baselines: Mapping[str, Encoder],
+    baselines: Baselines,
     text: TimedText,
     config: ValidateConfig,
     *,
     budget_s: float,
 ) -> Speed:
-    """Time everything; all ratios of throughput come from the same rounds."""
+    """Time everything; all ratios of throughput come from the same rounds.
+
+    ``references`` are by device, the main one first; what has none on its own device is held
+    against that.
+    """
     deadline = time.perf_counter() + budget_s
 
     def share(part: float) -> float:
         return part * max(0.0, deadline - time.perf_counter())
 
-    sides = [reference, *artifacts]
+    main = next(iter(references))
+    sides = [*references.values(), *artifacts]
     encoders = [side.encoder for side in sides]
     predecessors = [
         artifact.predecessor for artifact in artifacts if artifact.predecessor is not None
     ]
     everyone = [*encoders, *baselines.values(), *predecessors]
+    column = {id(encoder): i for i, encoder in enumerate(everyone)}
+
+    def own(encoder: Encoder) -> str:
+        return own_device(encoder.device, main, references)
+
+    against = [column[id(references[own(encoder)].encoder)] for encoder in everyone]
     times = time_rounds(
         [encoder_pass(encoder, text.batches) for encoder in everyone],
         _limits(config, share(ROUNDS_SHARE)),
+        against=against,
     )
-    column = {id(encoder): i for i, encoder in enumerate(everyone)}
     text_times = time_rounds(
         [_text_pass(side, text.texts) for side in sides],
         _limits(config, share(TEXT_SHARE)),
+        against=against[: len(sides)],
     )
     latencies = measure_latencies(
         encoders, text.singles, runs=config.latency_runs, budget_s=share(LATENCY_SHARE)
     )
-    grids = measure_grid(
-        reference.encoder,
-        artifacts,
-        text.rows,
-        grid_shapes(config.grid.batch, config.grid.sequence, text.max_length),
-        narrow=config.narrow,
-        budget_s=share(1),
-    )
+    shapes = grid_shapes(config.grid.batch, config.grid.sequence, text.max_length)
+    grids: dict[int, list[GridCell]] = {}
+    devices = list(dict.fromkeys(own(side.encoder) for side in artifacts))
+    for done, device in enumerate(devices):
+        members = [i for i, side in enumerate(artifacts) if own(side.encoder) == device]
+        cells = measure_grid(
+            references[device].encoder,
+            [artifacts[i] for i in members],
+            text.rows,
+            shapes,
+            narrow=config.narrow,
+            budget_s=share(1 / (len(devices) - done)),
+        )
+        grids.update(zip(members, cells, strict=True))
 
     def over(rival: Encoder, artifact: Side) -> Speedup:
         return compare(times[:, column[id(rival)]], times[:, column[id(artifact.encoder)]])
@@ -103,20 +126,29 @@ def measure_speed(
     return Speed(
         artifacts=[
             ArtifactSpeed(
-                throughput=throughput(times, i, text.batches),
-                with_tokenization=text_throughput(text_times, i, len(text.texts)),
+                reference_device=own(artifact.encoder),
+                throughput=throughput(times, i, text.batches, against=against[i]),
+                with_tokenization=text_throughput(
+                    text_times, i, len(text.texts), against=against[i]
+                ),
                 latency=latencies[i],
-                grid=grids[i - 1],
-                over_baseline={name: over(rival, artifact) for name, rival in baselines.items()},
+                grid=grids[i - len(references)],
+                over_baseline={
+                    name: over(rival, artifact)
+                    for (name, _), rival in baselines.items()
+                    if own(rival) == own(artifact.encoder)
+                },
                 over_predecessor=over(artifact.predecessor, artifact)
                 if artifact.predecessor
                 else None,
             )
-            for i, artifact in enumerate(artifacts, start=1)
+            for i, artifact in enumerate(artifacts, start=len(references))
         ],
         baselines={
-            name: throughput(times, column[id(rival)], text.batches)
-            for name, rival in baselines.items()
+            key: throughput(
+                times, column[id(rival)], text.batches, against=against[column[id(rival)]]
+            )
+            for key, rival in baselines.items()
         },
         reference_latency=latencies[0],
     )

@@ -26,16 +26,21 @@ class Throughput:
     mean_tokens: float
 
 
-def throughput(times: DoubleArray, column: int, batches: Sequence[TokenBatch]) -> Throughput:
-    """Return what the rounds over ``batches``, ``[rounds, sides]``, say of one column."""
+def throughput(
+    times: DoubleArray, column: int, batches: Sequence[TokenBatch], *, against: int = 0
+) -> Throughput:
+    """Return what the rounds over ``batches``, ``[rounds, sides]``, say of a column.
+
+    ``against`` is the column of its reference.
+    """
     texts = sum(len(batch.input_ids) for batch in batches)
     tokens = sum(batch.tokens for batch in batches)
-    reference_s, side_s = (float(np.median(times[:, i])) for i in (0, column))
+    reference_s, side_s = (float(np.median(times[:, i])) for i in (against, column))
     return Throughput(
         sentences_per_second=texts / side_s,
         reference_sentences_per_second=texts / reference_s,
         tokens_per_second=tokens / side_s,
-        speedup=compare(times[:, 0], times[:, column]),
+        speedup=compare(times[:, against], times[:, column]),
         rounds=len(times),
         texts=texts,
         mean_tokens=tokens / texts,
@@ -52,12 +57,14 @@ class TextThroughput:
     rounds: int
 
 
-def text_throughput(times: DoubleArray, column: int, texts: int) -> TextThroughput:
-    """Return what rounds over ``texts`` texts, ``[rounds, sides]``, say of one column."""
-    reference_s, side_s = (float(np.median(times[:, i])) for i in (0, column))
+def text_throughput(
+    times: DoubleArray, column: int, texts: int, *, against: int = 0
+) -> TextThroughput:
+    """Return what rounds over ``texts`` texts say of a column, as ``throughput``."""
+    reference_s, side_s = (float(np.median(times[:, i])) for i in (against, column))
     return TextThroughput(
         sentences_per_second=texts / side_s,
         reference_sentences_per_second=texts / reference_s,
-        speedup=compare(times[:, 0], times[:, column]),
+        speedup=compare(times[:, against], times[:, column]),
         rounds=len(times),
     )

@@ -17,6 +17,7 @@ def throughput_data(result: ArtifactResult) -> dict[str, Any]:
     return {
         "sentences_per_second": speed.sentences_per_second,
         "reference_sentences_per_second": speed.reference_sentences_per_second,
+        "reference_device": result.reference_device or result.device,
         "tokens_per_second": speed.tokens_per_second,
         "speedup": speedup_data(speed.speedup),
         "rounds": speed.rounds,

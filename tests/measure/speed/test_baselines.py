@@ -1,6 +1,6 @@
 """Baselines: which are opened on which device, and why the others are not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.measure.speed.baselines import open_baselines
 from pipeline.text.tokens import TokenBatch
 
 ALL = list(Baseline)
+HALF = [name for name in Baseline if name is not Baseline.onnxruntime_fp32]
 
 
 class FakeEncoder:
@@ -25,34 +26,37 @@ class FakeEncoder:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "opened", "refused"),
+    ("wanted", "devices", "opened", "refused"),
     [
-        (None, "cpu", [Baseline.onnxruntime_fp32], []),
-        (None, "cuda", [Baseline.torch_fp16], []),
+        (None, ["cpu"], {"cpu": [Baseline.onnxruntime_fp32]}, []),
+        (None, ["cuda"], {"cuda": HALF}, []),
+        (None, ["cuda", "cpu"], {"cuda": HALF, "cpu": [Baseline.onnxruntime_fp32]}, []),
         (
             ALL,
-            "cpu",
-            [Baseline.onnxruntime_fp32, Baseline.torch_compile],
-            [Baseline.torch_fp16],
+            ["cpu"],
+            {"cpu": [Baseline.onnxruntime_fp32, Baseline.torch_compile]},
+            [Baseline.torch_fp16, Baseline.torch_cuda_graph, Baseline.onnx_o4],
         ),
-        (ALL, "cuda", ALL, []),
-        ([], "cuda", [], []),
+        (ALL, ["cuda"], {"cuda": ALL}, []),
+        ([Baseline.torch_fp16], ["cuda", "cpu"], {"cuda": [Baseline.torch_fp16]}, []),
+        ([], ["cuda"], {}, []),
     ],
 )
 def test_which_are_opened(
     wanted: Sequence[Baseline] | None,
-    device: str,
-    opened: Sequence[Baseline],
+    devices: Sequence[str],
+    opened: Mapping[str, Sequence[Baseline]],
     refused: Sequence[Baseline],
     tiny_source: SourceModel,
     evaluation_batch: TokenBatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(baselines, "open_baseline", lambda *_: FakeEncoder())
+    monkeypatch.setattr(baselines, "is_installed", lambda _: True)
     seen, reasons = open_baselines(
-        wanted, tiny_source, Path("fp32.onnx"), device=device, trial=evaluation_batch
+        wanted, tiny_source, Path("fp32.onnx"), devices=devices, trial=evaluation_batch
     )
-    assert set(seen) == set(opened)
+    assert set(seen) == {(name, device) for device, names in opened.items() for name in names}
     assert set(reasons) == set(refused)
     assert all(reasons.values())
 
@@ -64,10 +68,10 @@ def test_the_fp32_graph_runs_in_onnxruntime(
         None,
         tiny_source,
         tiny_fp32.path,
-        device="cpu",
+        devices=["cpu"],
         trial=evaluation_batch,
     )
-    encoder = seen[Baseline.onnxruntime_fp32]
+    encoder = seen[Baseline.onnxruntime_fp32, "cpu"]
     assert (encoder.name, encoder.device) == ("onnxruntime", "cpu")
 
 
@@ -79,7 +83,7 @@ def test_one_that_fails_says_why(
         None,
         tiny_source,
         tmp_path / "broken.onnx",
-        device="cpu",
+        devices=["cpu"],
         trial=evaluation_batch,
     )
     assert seen == {}
