@@ -1,6 +1,7 @@
 """Choose the int8 GEMMs of an engine by prediction: the set whose plan would be the fastest.
 
-Every combination of roles is built (TensorRT-RTX, on the CPU) and timed by the roofline of
+Every combination of roles is built (TensorRT-RTX, on the CPU), in the form that optimize gives the
+engines' graph, and timed by the roofline of
 ``pipeline.engines.layers.predict`` at the lengths of the text; fp16 is one of the combinations, so
 the choice is never slower than fp16 by prediction.
 """
@@ -17,12 +18,12 @@ from pipeline.contracts import OnnxModel, Profile
 from pipeline.engines.layers.graph import read_graph
 from pipeline.engines.layers.predict import GpuPeaks, find_peaks, predict_ms
 from pipeline.engines.layers.records import EngineLayers
-from pipeline.engines.plan_of_graph import plan_of_graph
 from pipeline.errors import QuantizeError
 from pipeline.graph.files import load_graph
 from pipeline.graph.gemms import find_gemm_groups
 from pipeline.progress import track
 from pipeline.quant.choose.candidates import write_candidate
+from pipeline.quant.choose.plan_as_built import plan_as_built
 from pipeline.quant.choose.roles import Role, find_roles
 from pipeline.text.tokens import TokenRow, by_length
 
@@ -73,12 +74,12 @@ class Choice:
         return gains
 
     def predict_graph(self, model: OnnxModel) -> float:
-        """Return what is predicted of the plan of a graph, in the same measure.
+        """Return what is predicted of the plan of a graph, as it is built, in the same measure.
 
         Raises:
             BuildError: it cannot be built, or its kernels not be listed.
         """
-        return _time_ms(plan_of_graph(model.path, profile=self.profile), self.gpu, self.shapes)
+        return _time_ms(plan_as_built(model, self.profile), self.gpu, self.shapes)
 
     def describe(self, final_ms: float) -> dict[str, Any]:
         """Return what the report says of the choice; ``final_ms`` is of the graph that ships."""
@@ -124,7 +125,7 @@ def choose_by_prediction(
     for chosen in track(sets, "predict", total=len(sets)):
         int8 = {name for role in chosen for name in role.gemms}
         candidate = write_candidate(model, int8, wide, work / "candidate.onnx")
-        found = plan_of_graph(candidate.path, profile=profile)
+        found = plan_as_built(candidate, profile)
         times[frozenset(role.name for role in chosen)] = _time_ms(found, peaks, shapes)
     for file in work.glob("candidate.onnx*"):
         file.unlink()

@@ -25,6 +25,7 @@ from pipeline.graph.gemms import find_gemm_groups
 from pipeline.quant.calibrate.settings import check_quantize
 from pipeline.quant.choose import prediction
 from pipeline.quant.choose.candidates import write_candidate
+from pipeline.quant.choose.plan_as_built import plan_as_built
 from pipeline.quant.choose.roles import find_roles
 from pipeline.stages.quantize import quantize
 
@@ -45,9 +46,9 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, int]], None
     """Return a function that says what int8 for each role spares (negative: costs), in bytes."""
 
     def say(spares: Mapping[str, int]) -> None:
-        def plan(path: Path, *_: object, profile: Profile) -> EngineLayers:
+        def plan(model: OnnxModel, profile: Profile) -> EngineLayers:
             assert profile.max[1] <= 48
-            roles = int8_roles(path)
+            roles = int8_roles(model.path)
             size = 1_000_000 - sum(spares.get(role, 0) for role in roles)
             read = Tensor(name="x", type="int8", dims=(size,), size=Size(factor=size))
             kernel = Layer(
@@ -63,7 +64,7 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, int]], None
                 runtime="tensorrt_rtx", runtime_version="x", layers=(kernel,), attention=()
             )
 
-        monkeypatch.setattr(prediction, "plan_of_graph", plan)
+        monkeypatch.setattr(prediction, "plan_as_built", plan)
         monkeypatch.setattr("pipeline.quant.calibrate.settings.is_installed", lambda _: True)
 
     return say
@@ -192,4 +193,6 @@ def test_a_plan_of_a_candidate_has_just_those_gemms_in_int8(
     candidate = write_candidate(tiny_fp32, qkv.gemms, (), tmp_path / "candidate.onnx")
     short = Profile(min=(1, 1), opt=(8, 32), max=(16, 48))
     summary = summarize(plan_of_graph(candidate.path, profile=short), 0)
-    assert summary.gemms == {"int8": 6, "fp16": 6}
+    built = summarize(plan_as_built(candidate, short), 0)
+    assert summary.gemms == built.gemms == {"int8": 6, "fp16": 6}
+    assert built.kernels < summary.kernels  # as engines are: query, key and value packed
