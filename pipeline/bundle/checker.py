@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.external_data import external_locations
+from pipeline.bundle.held import HeldDirectory
 from pipeline.bundle.regular import open_regular
 from pipeline.errors import BundleError
 
@@ -24,6 +25,7 @@ class Checker:
         self._root = root
         self._files: dict[str, dict[str, Any]] = manifest["files"]
         self._opened: dict[str, Identity] = {}
+        self._held: list[HeldDirectory] = []
 
     def path(self, name: str) -> Path:
         """Return where a file is.
@@ -68,6 +70,31 @@ class Checker:
             self.path(data)
         return path
 
+    def hold(self, name: str = "model.onnx") -> Path:
+        """Return where a graph is as ``graph`` does, by a path that leads to no other directory.
+
+        It does so as long as this checker is there.
+
+        Raises:
+            BundleError: as ``graph``.
+            ChangedError: another directory took the place of the graph's since it was checked.
+        """
+        path = self.graph(name)
+        directory, _, last = name.rpartition("/")
+        if not directory:
+            return path
+        try:
+            held = HeldDirectory(self._root, directory)
+            for file in (name, f"{name}.data"):
+                if file in self._opened:
+                    with open_regular(held.path, file.rpartition("/")[2]) as stream:
+                        if _identity(stream.fileno()) != self._opened[file]:
+                            raise _touched(self._root / file)
+        except OSError as error:
+            raise _touched(path) from error
+        self._held.append(held)
+        return held.path / last
+
     def recheck(self) -> None:
         """Make sure that what was given out is what was opened since.
 
@@ -81,10 +108,7 @@ class Checker:
             except OSError:
                 same = False
             if not same:
-                raise ChangedError(
-                    f"{self._root / name}: changed while it was opened; find out who writes "
-                    "there, then load the bundle again"
-                )
+                raise _touched(self._root / name)
 
     def _hash(self, name: str, *, keep: bool) -> bytes:
         path = self._root / name
@@ -119,6 +143,13 @@ def _identity(descriptor: int) -> Identity:
     """Return what tells a file, and its last change, from any other; nobody can set a ctime."""
     stat = os.fstat(descriptor)
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _touched(path: Path) -> ChangedError:
+    return ChangedError(
+        f"{path}: changed while it was opened; find out who writes there, then load the bundle "
+        "again"
+    )
 
 
 def _changed(path: Path, seen: str, expected: str) -> BundleError:

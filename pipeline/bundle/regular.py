@@ -5,8 +5,10 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -21,17 +23,29 @@ def open_regular(root: Path, name: str) -> Iterator[io.BufferedReader]:
     """
     *directories, last = name.split("/")
     with contextlib.ExitStack() as stack:
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        parent = os.open(root, flags | os.O_DIRECTORY)
+        parent = open_directory(root, directories)
         stack.callback(os.close, parent)
-        for directory in directories:
-            parent = _open_at(parent, directory, flags | os.O_DIRECTORY)
-            stack.callback(os.close, parent)
-        stream = os.fdopen(_open_at(parent, last, flags | os.O_NONBLOCK), "rb")
+        stream = os.fdopen(_open_at(parent, last, _READ | os.O_NONBLOCK), "rb")
         stack.enter_context(stream)
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         yield stream
+
+
+def open_directory(root: Path, names: Sequence[str]) -> int:
+    """Return a descriptor of the directory that the names lead to from ``root``.
+
+    Raises:
+        OSError: as ``open_regular``.
+    """
+    parent = os.open(root, _READ | os.O_DIRECTORY)
+    for name in names:
+        try:
+            below = _open_at(parent, name, _READ | os.O_DIRECTORY)
+        finally:
+            os.close(parent)
+        parent = below
+    return parent
 
 
 def _open_at(parent: int, name: str, flags: int) -> int:

@@ -170,7 +170,7 @@ def _onnxruntime(path: Path, *, cuda: bool) -> Encoder:
 def _opened(
     checker: Checker, open_: Callable[[Path], Encoder], name: str = "model.onnx"
 ) -> Encoder:
-    path = checker.graph(name)
+    path = checker.hold(name)
     try:
         return open_(path)
     except MeasureError as error:

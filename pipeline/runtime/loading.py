@@ -9,13 +9,15 @@ is used.
 """
 
 import logging
+import weakref
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pipeline.bundle.checker import ChangedError
+from pipeline.bundle.checker import ChangedError, Checker
 from pipeline.bundle.engines import Parent, open_parent
+from pipeline.bundle.held import HeldDirectory
 from pipeline.bundle.manifest import manifest_bytes
 from pipeline.bundle.proof import read_proof
 from pipeline.bundle.ranges import read_ranges
@@ -84,7 +86,7 @@ def _load(root: Path, choice: Choice, sha256: str | None, *, check: bool) -> Tex
     for _ in range(_ATTEMPTS):
         before = manifest_bytes(root)
         try:
-            encoder = _load_once(open_parent(root, manifest_sha256=sha256), choice, check=check)
+            encoder = _load_held(root, choice, sha256, check=check)
         except ChangedError as error:
             failure = error
         except BundleError:
@@ -97,8 +99,32 @@ def _load(root: Path, choice: Choice, sha256: str | None, *, check: bool) -> Tex
     raise failure
 
 
-def _load_once(parent: Parent, choice: Choice, *, check: bool) -> TextEncoder:
-    checker = parent.checker
+def _load_held(root: Path, choice: Choice, sha256: str | None, *, check: bool) -> TextEncoder:
+    """Load what is in one directory, whatever takes its name meanwhile."""
+    try:
+        held = HeldDirectory(root)
+    except OSError as error:
+        raise BundleError(f"{root}: {error.strerror or error}") from error
+    try:
+        parent = open_parent(held.path, manifest_sha256=sha256)
+        checker = parent.checker
+        encoder = _load_once(parent, checker, choice, check=check)
+    except BundleError as error:
+        held.close()
+        raise type(error)(str(error).replace(str(held.path), str(root))) from error
+    except BaseException:
+        held.close()
+        raise
+    # An engine may open its graph once more, with other settings.
+    weakref.finalize(encoder, _let_go, held, checker)
+    return encoder
+
+
+def _let_go(held: HeldDirectory, _checker: Checker) -> None:
+    held.close()
+
+
+def _load_once(parent: Parent, checker: Checker, choice: Choice, *, check: bool) -> TextEncoder:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         checker.path(name)
     tokenizer = Tokenizer(parent.root, max_length=int(parent.manifest["model"]["max_length"]))
