@@ -7,6 +7,16 @@ from typing import Any
 
 from pipeline.errors import ResolveError
 
+_WITH_CODE = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files whose ``auto_map`` names classes: ``module.Class``, or ``repository--module.Class``."""
+
+_ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "processor_args", "model_kwargs")
+
 
 def refuse_references(path: Path, location: str) -> None:
     """Check that the directory's own files are all that loading it reads.
@@ -15,7 +25,7 @@ def refuse_references(path: Path, location: str) -> None:
     name half of what was loaded.
 
     Raises:
-        ResolveError: an adapter over other weights, or a module, shard or tokenizer outside.
+        ResolveError: an adapter over other weights, or a module, shard, tokenizer or code outside.
     """
     for adapter in sorted(path.rglob("adapter_config.json")):
         base = _read(adapter).get("base_model_name_or_path")
@@ -25,7 +35,18 @@ def refuse_references(path: Path, location: str) -> None:
             "Transformers and peft, model[0].model = model[0].model.merge_and_unload(), save it, "
             "and point model.directory there"
         )
+    for file, name in _code(path):
+        raise ResolveError(
+            f"{location}: {file} names {name!r}, code that is not in the model's directory: copy "
+            "the file that it is in there, name it there without a repository (module.Class), and "
+            "point model.directory there"
+        )
     for file, name in _named(path):
+        if _is_left_out(name):
+            raise ResolveError(
+                f"{location}: {file} names {name!r}: what begins with a dot is taken for a "
+                "cache's, and its change would go unseen: rename it"
+            )
         inside = (path / name).resolve().is_relative_to(path.resolve())
         if not inside and not _in_cache(path, name):
             raise ResolveError(
@@ -45,9 +66,46 @@ def _named(path: Path) -> Iterator[tuple[str, str]]:
         for shard in sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else ():
             yield index.name, str(below / shard)
     for config in path.rglob("sentence_*_config.json"):
-        elsewhere = _read(config).get("tokenizer_name_or_path")
+        settings = _read(config)
+        elsewhere = settings.get("tokenizer_name_or_path")
         if isinstance(elsewhere, str) and elsewhere:
             yield config.name, str(Path("..") / elsewhere)
+        for arguments in (settings.get(key) for key in _ARGUMENTS):
+            for value in arguments.values() if isinstance(arguments, dict) else ():
+                if isinstance(value, str) and (value.startswith("/") or ".." in Path(value).parts):
+                    yield config.name, value
+
+
+def _code(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each class of another repository that loading takes; ``chain`` refuses modules."""
+    for config in (file for name in _WITH_CODE for file in path.rglob(name)):
+        for name in _class_names(_read(config)):
+            if "--" in name:
+                yield config.relative_to(path).as_posix(), name
+
+
+def _class_names(settings: Any) -> Iterator[str]:
+    """Yield what stands below a key ``auto_map``, at any depth."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _texts(value) if key == "auto_map" else _class_names(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _class_names(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _is_left_out(name: str) -> bool:
+    """Whether the key of what is loaded leaves the file out, as ``keys.tree_sha256`` does."""
+    parts = (part for part in Path(name).parts if part not in (".", ".."))
+    return any(part.startswith((".", "__pycache__")) for part in parts)
 
 
 def _in_cache(path: Path, name: str) -> bool:

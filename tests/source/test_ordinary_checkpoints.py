@@ -141,6 +141,35 @@ def _tokenizer_outside(path: Path) -> None:
     edit(path / "sentence_bert_config.json", tokenizer_name_or_path=str(path.parent / "other"))
 
 
+def _code_elsewhere(path: Path) -> None:
+    edit(path / "config.json", auto_map={"AutoModel": "someone/code--modeling.Model"})
+
+
+def _tokenizer_code_elsewhere(path: Path) -> None:
+    edit(path / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "a/b--tok.Fast"]})
+
+
+def _nested_code_elsewhere(path: Path) -> None:
+    edit(path / "config.json", text_config={"auto_map": {"AutoConfig": "a/b--config.Config"}})
+
+
+def _typed(path: Path, kind: str) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    modules[1]["type"] = kind
+    (path / "modules.json").write_text(json.dumps(modules))
+
+
+def _hidden_module(path: Path) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    shutil.move(path / modules[1]["path"], path / ".pooling")
+    modules[1]["path"] = ".pooling"
+    (path / "modules.json").write_text(json.dumps(modules))
+
+
+def _arguments_elsewhere(path: Path) -> None:
+    edit(path / "sentence_bert_config.json", model_args={"cache_dir": "/models/other"})
+
+
 def _no_type(path: Path) -> None:
     (path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": ""}]')
 
@@ -166,6 +195,31 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a module that is a link": (_linked_module, "modules.json names '1_Pooling', which leads out"),
     "a shard outside": (_shard_outside, r"names '\.\./model\.safetensors', which leads out"),
     "a tokenizer outside": (_tokenizer_outside, "sentence_bert_config.json names .* leads out"),
+    "code of another repository": (
+        _code_elsewhere,
+        r"config\.json names 'someone/code--modeling\.Model', code that is not in the model's",
+    ),
+    "a tokenizer's code of another repository": (
+        _tokenizer_code_elsewhere,
+        r"tokenizer_config\.json names 'a/b--tok\.Fast', code that is not",
+    ),
+    "a part's code of another repository": (
+        _nested_code_elsewhere,
+        r"config\.json names 'a/b--config\.Config', code that is not",
+    ),
+    "a module of another repository": (
+        lambda path: _typed(path, "a/b--pool.Pooling"),
+        r"module 1 is Pooling \(a/b--pool\.Pooling\).*knows no such module",
+    ),
+    "a module of an installed package": (
+        lambda path: _typed(path, "installed.models.Pooling"),
+        r"module 1 is Pooling \(installed\.models\.Pooling\).*knows no such module",
+    ),
+    "a hidden module": (_hidden_module, r"modules\.json names '\.pooling': what begins with a dot"),
+    "arguments that lead outside": (
+        _arguments_elsewhere,
+        r"sentence_bert_config\.json names '/models/other', which leads out",
+    ),
     "a module without a type": (_no_type, "entry 0 is .*expected an object with type and path"),
     "modules that are no list": (_no_list, "no list of modules"),
     "a Dense without weights": (
