@@ -46,11 +46,15 @@ COMMANDS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow what takes seconds by what it needs, so that the quick loop is quick."""
+    """Mark slow what takes seconds by what it needs, and of ``many`` cases all but the first."""
+    met = set()
     for item in items:
         needs = set(getattr(item, "fixturenames", ()))
         where = item.path.relative_to(Path(__file__).parent).as_posix()
-        if needs & (WHOLE_RUNS | REAL_OR_MANY) or where.startswith(COMMANDS):
+        test = item.nodeid.partition("[")[0]
+        another = test in met and item.get_closest_marker("many") is not None
+        met.add(test)
+        if another or needs & (WHOLE_RUNS | REAL_OR_MANY) or where.startswith(COMMANDS):
             item.add_marker(pytest.mark.slow)
 
 

@@ -183,6 +183,7 @@ def test_compose_serves_the_directory_that_triton_reads(
     assert services["triton"]["volumes"][0].endswith(":/bundle:ro")
 
 
+@pytest.mark.slow
 def test_pipeline_command_composes(instructions: list[dict[str, Any]]) -> None:
     """The default command names choices that exist."""
     (entry,), (command,) = (values(instructions, name, "runtime") for name in ("ENTRYPOINT", "CMD"))

@@ -108,6 +108,7 @@ def test_only_the_timestamp_differs(manifest: Data) -> None:
     assert first["serialNumber"] != make_bom(manifest, failed())["serialNumber"]
 
 
+@pytest.mark.slow
 def test_published_twice(
     bom: Data, tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
 ) -> None:

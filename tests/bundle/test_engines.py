@@ -68,6 +68,7 @@ def rename(bundle: Path) -> None:
     (bundle / ENGINE).rename(bundle / "engines" / "tensorrt_rtx-1.8.0-ampere_plus")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("tamper", "named"),
     [
@@ -193,6 +194,7 @@ def turn_one(bundle: Path) -> None:
     shutil.rmtree(bundle / "triton")
 
 
+@pytest.mark.slow
 def test_vectors_that_are_not_the_models(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     turn_one(bundle)
     assert main([str(bundle), "--run"]) == 2
@@ -203,6 +205,7 @@ def test_vectors_that_are_not_the_models(bundle: Path, capsys: pytest.CaptureFix
         load(bundle, "onnxruntime", check=True)
 
 
+@pytest.mark.slow
 def test_every_engine_is_run_or_says_why_not(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,7 @@ def test_data_beside_the_graph_is_checked_and_used(bundle: Path) -> None:
         load(bundle, "onnxruntime")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     "location", ["../model.onnx.data", "/etc/passwd", "tokenizer.json", "./model.onnx.data", ""]
 )

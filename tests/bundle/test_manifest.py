@@ -143,6 +143,7 @@ def seconds_of(action: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+@pytest.mark.slow
 def test_many_keys_one_given_twice() -> None:
     keys = [f'"{i:x}":0' for i in range(MAX_BYTES // 12)]
     content = ("{" + ",".join([*keys, keys[-1]]) + "}").encode()
@@ -151,12 +152,14 @@ def test_many_keys_one_given_twice() -> None:
     assert "is given twice" in refusal(content[:0] + b'{"a": {"b": 1, "c": 2, "b": 1}}')
 
 
+@pytest.mark.slow
 def test_many_small_objects_and_a_long_number() -> None:
     content = b'{"a":[' + b",".join([b'{"a":0}'] * (MAX_BYTES // 8 - 8)) + b"]}"
     assert seconds_of(lambda: refusal(content)) < 10
     assert "not JSON" in refusal(b'{"schema": ' + b"9" * (MAX_BYTES // 2) + b"}")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("shape", ["circles", "chain", "star"])
 def test_a_lineage_that_is_no_tree(shape: str) -> None:
     """Two artifacts made from each other 50 times over are 50 to the power of 50 paths."""

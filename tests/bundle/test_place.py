@@ -196,6 +196,7 @@ class Reader(threading.Thread):
             return stream.read()
 
 
+@pytest.mark.slow
 def test_readers_never_see_half_a_bundle(tmp_path: Path) -> None:
     target = tmp_path / "out" / "int8"
     publish_directory(version(tmp_path / "work" / "0", 0), target)

@@ -25,6 +25,7 @@ def test_what_is_logged() -> None:
     assert PrintableFormatter().format(record) == f"left: {SHOWN}"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("place", ["name", "precision", "artifact", "created"])
 def test_verify_prints_no_line_of_a_bundle(
     place: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -80,6 +80,7 @@ def test_a_relative_path(signed: Path, key: Path, monkeypatch: pytest.MonkeyPatc
     assert signature_problem(Path(), key.with_suffix(".pub")) is None
 
 
+@pytest.mark.slow
 def test_its_own_command_reads_the_signature(signed: Path, key: Path) -> None:
     arguments = [
         "--signature",

@@ -149,6 +149,7 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("tamper", "named"),
     [
@@ -183,6 +184,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("engine", ["auto", "tensorrt_rtx"])
 @pytest.mark.parametrize(
     ("tamper", "named"),
@@ -255,6 +257,7 @@ def test_the_plan_is_deserialized_from_the_bytes_that_were_hashed(
     assert seen == [content]
 
 
+@pytest.mark.slow
 def test_a_file_replaced_after_its_check(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
@@ -276,6 +279,7 @@ def test_bundle_reached_through_a_link(bundle: Path) -> None:
     assert main([str(current)]) == 0
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("add", "named"),
     [

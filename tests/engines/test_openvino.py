@@ -45,6 +45,7 @@ def test_int8_agrees_with_onnxruntime(tiny_int8: Graphs, evaluation_batch: Token
     assert row_cosines(ours, OnnxRuntimeEncoder(path).encode(evaluation_batch)).min() > 0.999
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("rows", [1, 16, 17, 33])
 def test_rows_padded_to_a_bucket_are_not_returned(
     rows: int, fp32: OnnxModel, tiny_tokenizer: Tokenizer, evaluation_texts: Sequence[str]

@@ -163,6 +163,7 @@ def test_large_batches_get_no_graph(cuda: FakeRuntime, monkeypatch: pytest.Monke
     assert encoder.graphs == 0
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_goes_with_its_context(
     module: FakeTensorRT, cuda: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_graphs_are_bounded_in_memory(
     assert encoder.graphs == len(cuda.graphs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capturable", [True, False])
 def test_tensorrt_rtx_is_asked_whether_it_can_be_captured(
     cuda: FakeRuntime,
@@ -213,6 +215,7 @@ def test_tensorrt_rtx_is_asked_whether_it_can_be_captured(
     assert len(module.contexts) == 1 + capturable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["capture", "second context"])
 def test_a_capture_that_fails_turns_graphs_off_and_the_vectors_stay(
     encoder: TensorRTEncoder, module: FakeTensorRT, cuda: FakeRuntime, what: str
@@ -227,6 +230,7 @@ def test_a_capture_that_fails_turns_graphs_off_and_the_vectors_stay(
     assert len(module.contexts) == 1
 
 
+@pytest.mark.slow
 def test_threads_share_an_encoder(encoder: TensorRTEncoder) -> None:
     """Sixteen threads, two slots, graphs captured meanwhile; the fake fails at two runs at once."""
 
@@ -290,6 +294,7 @@ def test_no_room_leaves_nothing_allocated(monkeypatch: pytest.MonkeyPatch) -> No
     assert (small.held, small.streams) == (0, set())
 
 
+@pytest.mark.slow
 def test_everything_is_given_back_with_the_encoder(
     cuda: FakeRuntime, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

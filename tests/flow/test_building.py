@@ -242,6 +242,7 @@ def test_the_proof_is_run_before_an_engine_is_added(bundle: Path, stand_in: None
     assert (encoder / "1/tensorrt-11.2.1-sm_89.plan").samefile(engine.root / "model.plan")
 
 
+@pytest.mark.slow
 def test_vectors_that_are_not_the_models(
     bundle: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +258,7 @@ def test_vectors_that_are_not_the_models(
     assert list((bundle / "engines" / ".staging").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_engine_of_its_name_is_replaced(bundle: Path, stand_in: None) -> None:
     first = added(bundle)
     (first.root / "model.plan").write_bytes(b"damaged")
@@ -264,6 +266,7 @@ def test_an_engine_of_its_name_is_replaced(bundle: Path, stand_in: None) -> None
     assert verify_bundle(bundle).problems == ()
 
 
+@pytest.mark.slow
 def test_signed_by_the_builder(bundle: Path, stand_in: None, tmp_path: Path) -> None:
     pytest.importorskip("model_signing")
     from pipeline.bundle.signing import signature_problem
@@ -278,6 +281,7 @@ def test_signed_by_the_builder(bundle: Path, stand_in: None, tmp_path: Path) -> 
     assert not (bundle / "model.sig").exists()
 
 
+@pytest.mark.slow
 def test_elsewhere(bundle: Path, stand_in: None, tmp_path: Path) -> None:
     """A bundle that is read only serves from a cache."""
     before = own_files(bundle)

@@ -58,6 +58,7 @@ def test_what_is_no_outcome_says_nothing(tmp_path: Path, text: str) -> None:
     assert read_outcome(tmp_path / "outcome.json") == RunOutcome()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_job_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: PipelineConfig) -> int:
         note_stage("export")
@@ -74,6 +75,7 @@ def test_an_error_of_the_job_is_told(path: Path, monkeypatch: pytest.MonkeyPatch
     assert "out of memory" in str(told.message)
 
 
+@pytest.mark.slow
 def test_the_command_itself_tells_of_an_unknown_model(tmp_path: Path) -> None:
     path = tmp_path / "outcome.json"
     done = subprocess.run(

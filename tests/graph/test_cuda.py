@@ -134,6 +134,7 @@ def test_norms_by_the_root_of_the_mean_square(
     np.testing.assert_allclose(run(model, tmp_path / "b.onnx"), before, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_stage_gives_fp16_with_fp32_outputs_and_pooling(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,
@@ -163,6 +164,7 @@ def test_the_stage_gives_fp16_with_fp32_outputs_and_pooling(
     assert row_cosines(expected, observed).min() >= 0.9999
 
 
+@pytest.mark.slow
 def test_a_rewrite_that_changes_the_vectors_is_refused(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,
@@ -182,6 +184,7 @@ def test_a_rewrite_that_changes_the_vectors_is_refused(
         fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path / "fuse")
 
 
+@pytest.mark.slow
 def test_padding_on_the_left_keeps_its_mask(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,

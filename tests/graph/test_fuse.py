@@ -138,6 +138,7 @@ def _local(graph: ir.Graph, after: ir.Node, mask: ir.Value, window: int) -> ir.V
     return add("Add", mask, hidden)
 
 
+@pytest.mark.slow
 def test_quantized_attention_stays(
     tiny_int8: Graphs, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_fp16_is_not_fused_for_cpus(
     assert optimized.buildable.source_sha256 == half.sha256
 
 
+@pytest.mark.slow
 def test_what_runs_on_cpus_is_not_what_engines_are_built_from(
     tiny_int8: Graphs, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_what_runs_on_cpus_is_not_what_engines_are_built_from(
     assert graphs.quantization is tiny_int8.quantization
 
 
+@pytest.mark.slow
 def test_nothing_to_rewrite_leaves_a_graph_as_it_is(
     tiny_int8: Graphs, tiny_source: SourceModel, evaluation_texts: Sequence[str], tmp_path: Path
 ) -> None:
@@ -236,6 +239,7 @@ def test_a_rewrite_that_changes_the_vectors_is_refused(
         run_optimize(tiny_fp32, tiny_source, evaluation_texts, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_long_and_short_rows_agree_in_int8(
     tiny_int8: Graphs,
     tiny_source: SourceModel,

@@ -42,6 +42,7 @@ def loud(
     return source, export_torch(source)
 
 
+@pytest.mark.slow
 def test_what_calibration_did_not_see_is_caught_and_the_setting_that_helps_is_named(
     loud: Loud, tmp_path: Path
 ) -> None:
@@ -58,12 +59,14 @@ def test_what_calibration_did_not_see_is_caught_and_the_setting_that_helps_is_na
     check_overflow(fp32, kept, source, LOUD)
 
 
+@pytest.mark.slow
 def test_a_name_that_no_tensor_has_is_refused(loud: Loud, tmp_path: Path) -> None:
     source, fp32 = loud
     with pytest.raises(CastError, match=r"precision\.keep_fp32: no tensor .* '\*mlpp\*'"):
         cast(fp32, source, QUIET, tmp_path / "half", keep=["*mlpp*"])
 
 
+@pytest.mark.slow
 def test_fp32_has_nothing_to_overflow(loud: Loud) -> None:
     source, fp32 = loud
     check_overflow(fp32, fp32, source, LOUD)

@@ -41,6 +41,7 @@ def walked(
     return seen
 
 
+@pytest.mark.slow
 def test_any_cuts_give_the_same(
     graph: ir.Model, tiny_fp32: OnnxModel, evaluation_batch: TokenBatch
 ) -> None:
@@ -50,6 +51,7 @@ def test_any_cuts_give_the_same(
         np.testing.assert_allclose(seen["sentence_embedding"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_tensor_is_seen_once_wherever_it_is_made(
     graph: ir.Model, evaluation_batch: TokenBatch
 ) -> None:

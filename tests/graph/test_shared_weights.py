@@ -109,6 +109,7 @@ def test_weights_in_a_file_of_their_own(graphs: Graphs, tmp_path: Path) -> None:
         np.testing.assert_array_equal(twin.numpy(), value.const_value.numpy(), strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_polygraphy_takes_it_as_it_is(graphs: Graphs, tmp_path: Path) -> None:
     """The command of docs/build.md; running the plan would need a GPU."""

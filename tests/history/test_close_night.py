@@ -70,6 +70,7 @@ def close_all(
     return found
 
 
+@pytest.mark.slow
 def test_nights_are_kept_judged_and_shown(
     publish: Publish, jobs: list[RerunJob], tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_night_that_was_stopped_is_kept_and_shown_and_times_nothing(
     assert len(jobs) == 2
 
 
+@pytest.mark.slow
 def test_the_previous_bundle_and_the_anchor_are_timed_once_where_they_are_one(
     publish: Publish, jobs: list[RerunJob], tmp_path: Path
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_damaged_database_loses_nothing(publish: Publish, tmp_path: Path) -> N
     assert database.read_bytes() == b"no database " * 50
 
 
+@pytest.mark.slow
 def test_a_database_that_is_locked_while_judged_loses_nothing(
     publish: Publish, jobs: list[RerunJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

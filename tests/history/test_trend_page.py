@@ -103,6 +103,7 @@ def test_the_matrix_has_every_cell_by_model_and_precision(entries: list[Entry]) 
     assert cell.change.share == pytest.approx(-0.1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_it_shows_in_words(entries: list[Entry], tmp_path: Path) -> None:
     html = render_html(make_trend(entries), tmp_path, database=tmp_path / "h.sqlite")
     words = words_of(html)
@@ -118,6 +119,7 @@ def test_the_page_says_what_it_shows_in_words(entries: list[Entry], tmp_path: Pa
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', html)
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_links_lead_to_them(entries: list[Entry], tmp_path: Path) -> None:
     html = render_html(make_trend(entries), tmp_path, database=tmp_path / "h.sqlite")
     ids = re.findall(r'\bid="([^"]*)"', html)

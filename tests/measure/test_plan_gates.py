@@ -55,6 +55,7 @@ def judged(found: EngineLayers, promise: Promise, config: PlanGatesConfig = ALL)
     return {gate.name: gate for gate in apply_plan_gates(found, promise, config)}
 
 
+@pytest.mark.slow
 def test_good_plans_pass(plan: Plans, tiny_int8: Graphs, tiny_half: OnnxModel) -> None:
     said = promise_of(NumericType.int8, tiny_int8.quantization)
     assert (len(said.int8), said.otherwise) == (12, "fp16")
@@ -69,6 +70,7 @@ def test_good_plans_pass(plan: Plans, tiny_int8: Graphs, tiny_half: OnnxModel) -
     assert all(gate.passed for gate in fp16.values())
 
 
+@pytest.mark.slow
 def test_a_qdq_left_out_fails_and_names_the_gemm(
     plan: Plans, tiny_int8: Graphs, tmp_path: Path
 ) -> None:
@@ -128,6 +130,7 @@ def attention_of(heads: int, width: int, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_attention_that_cannot_fuse_fails_and_is_named(plan: Plans, tmp_path: Path) -> None:
     """Heads of 8 are too narrow for TensorRT-RTX's attention kernel, of 16 they are not."""
     found = plan(attention_of(4, 8, tmp_path / "narrow.onnx"))
@@ -141,6 +144,7 @@ def test_an_attention_that_cannot_fuse_fails_and_is_named(plan: Plans, tmp_path:
     assert len(wide) == 2
 
 
+@pytest.mark.slow
 def test_an_fp32_plan_named_fp16_fails_and_names_its_gemms(
     plan: Plans, tiny_fp32: OnnxModel
 ) -> None:
@@ -155,6 +159,7 @@ def test_an_fp32_plan_named_fp16_fails_and_names_its_gemms(
     assert judged(found, named)["plan.gemm_types"].passed
 
 
+@pytest.mark.slow
 def test_what_the_cast_left_in_fp32_on_purpose_may_be_so(
     plan: Plans,
     tiny_fp32: OnnxModel,

@@ -22,6 +22,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("do", "state", "exit_code", "signal_name", "stage", "message"),
     [
@@ -73,6 +74,7 @@ def test_timeout_ends_the_whole_group(tmp_path: Path) -> None:
     assert all(is_gone(pid) for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_its_command_does_not_outlive_it(tmp_path: Path, number: signal.Signals) -> None:
     directory = stand_in.make_cell(tmp_path, "hang")

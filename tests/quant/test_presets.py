@@ -28,10 +28,12 @@ def load(preset: str) -> PrecisionConfig:
     return config.precision
 
 
+@pytest.mark.slow
 def test_int8_is_what_the_schema_defaults_to() -> None:
     assert load("int8") == PrecisionConfig(name="int8", type=NumericType.int8)
 
 
+@pytest.mark.slow
 def test_int8_fast_takes_less_text_and_makes_fewer_choices() -> None:
     fast, default = load("int8_fast"), load("int8")
     assert (fast.name, fast.type, fast.rounding) == (
@@ -44,6 +46,7 @@ def test_int8_fast_takes_less_text_and_makes_fewer_choices() -> None:
     assert fast.split_share == default.split_share
 
 
+@pytest.mark.slow
 def test_int8_max_is_int8_with_reconstruction() -> None:
     strongest, default = load("int8_max"), load("int8")
     assert strongest.reconstruction_steps > 0
@@ -51,6 +54,7 @@ def test_int8_max_is_int8_with_reconstruction() -> None:
     assert strongest == default
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("preset", ["int8", "int8_fast", "int8_max"])
 def test_by_default_every_gemm_is_in_int8_and_attention_is_not(preset: str) -> None:
     assert load(preset).target.cosine_mean is None

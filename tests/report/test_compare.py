@@ -62,6 +62,7 @@ def test_table_and_page(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "None" not in page
 
 
+@pytest.mark.slow
 def test_page_beside_the_bundles_and_its_last_one_is_no_bundle(
     shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """What plans run, as tables and lines."""
 
+import pytest
 from example_report import engine, int8
 
 from pipeline.report.engine_text import engine_line, render_engines
@@ -27,6 +28,7 @@ def test_one_line_of_a_plan() -> None:
     )
 
 
+@pytest.mark.slow
 def test_pages_call_predictions_predicted() -> None:
     data = int8()
     data["artifacts"][1]["engine"] = engine()

@@ -61,6 +61,7 @@ def text_of(data: Data) -> str:
     return Page(render_html(data)).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_is_a_whole_page(make: Callable[[], Data]) -> None:
     page = Page(render_html(make()))
@@ -69,6 +70,7 @@ def test_every_variant_is_a_whole_page(make: Callable[[], Data]) -> None:
     assert [name for name, n in Counter(page.values("id")).items() if n > 1] == []
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
 def test_nothing_is_fetched(make: Callable[[], Data]) -> None:
     html = render_html(make())
@@ -79,11 +81,13 @@ def test_nothing_is_fetched(make: Callable[[], Data]) -> None:
     assert {"script", "link", "iframe"}.isdisjoint(re.findall(r"<(\w+)", html))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
 def test_same_report_same_bytes(make: Callable[[], Data]) -> None:
     assert render_html(make()) == render_html(make())
 
 
+@pytest.mark.slow
 def test_every_figure_is_named_for_who_cannot_see_it() -> None:
     page = Page(render_html(gpu()))
     labels = [i for value in page.values("aria-labelledby") for i in value.split()]
@@ -91,6 +95,7 @@ def test_every_figure_is_named_for_who_cannot_see_it() -> None:
     assert set(labels) <= set(page.values("id"))
 
 
+@pytest.mark.slow
 def test_figures_take_the_colours_of_the_page() -> None:
     html = render_html(int8())
     assert "#0a0b" not in html
@@ -98,6 +103,7 @@ def test_figures_take_the_colours_of_the_page() -> None:
     assert "fill: currentColor" in html
 
 
+@pytest.mark.slow
 def test_text_of_users_is_escaped() -> None:
     data = int8()
     for place in (data["source"], data["artifacts"][1], data["published"][2]):
@@ -113,6 +119,7 @@ def test_text_of_users_is_escaped() -> None:
     assert "alert('x')" in Page(html).text
 
 
+@pytest.mark.slow
 def test_opens_with_the_verdict_and_what_to_do() -> None:
     text = text_of(int8())
     first = text.index("Deploy model.onnx; run this command again on the GPU that will serve.")
@@ -120,6 +127,7 @@ def test_opens_with_the_verdict_and_what_to_do() -> None:
     assert "Not measured: tensorrt_rtx (no CUDA device on this machine)." in text
 
 
+@pytest.mark.slow
 def test_worth_of_the_speed_is_one_sentence() -> None:
     assert (
         "recall@10 87.97 against 87.89 of fp32 (no loss that shows: +0.08; 95 %: −0.42 to +0.58), "
@@ -127,6 +135,7 @@ def test_worth_of_the_speed_is_one_sentence() -> None:
     )
 
 
+@pytest.mark.slow
 def test_failure_names_gates_settings_and_losses() -> None:
     text = text_of(failed())
     assert "failed, not published" in text
@@ -136,18 +145,21 @@ def test_failure_names_gates_settings_and_losses() -> None:
     assert "0.72× slower than fp32" in text
 
 
+@pytest.mark.slow
 def test_no_difference_is_not_called_faster() -> None:
     text = text_of(fp32())
     assert "1.02× no faster than fp32" in text
     assert "at 1.02× the speed of PyTorch fp32 (no difference)" in text
 
 
+@pytest.mark.slow
 def test_quantiles_that_the_runs_do_not_carry() -> None:
     data = int8()
     data["artifacts"][0]["latency_ms"] |= {"p99": None, "n": 200}
     assert "p99, ms 14.2 too few runs" in text_of(data)
 
 
+@pytest.mark.slow
 def test_unmeasured_cells_say_why_and_measured_ones_have_a_colour() -> None:
     data = int8()
     cell = {"batch": 1, "sequence": 16, "ms": 2.0, "reference_ms": 2.0, "rounds": 9}
@@ -175,6 +187,7 @@ def test_unmeasured_cells_say_why_and_measured_ones_have_a_colour() -> None:
     assert "–<small>time budget</small>" in html
 
 
+@pytest.mark.slow
 def test_a_grid_without_a_single_cell_says_why() -> None:
     data = int8()
     cells = [{"batch": b, "sequence": 16, "skipped": "time budget"} for b in (1, 8)]
@@ -182,6 +195,7 @@ def test_a_grid_without_a_single_cell_says_why() -> None:
     assert "length: onnxruntime Not measured: time budget." in text_of(data)
 
 
+@pytest.mark.slow
 def test_incomparable_bundles_are_listed_with_the_reason_and_not_drawn() -> None:
     html = render_html(int8())
     assert "not in the plot: another machine" in html
@@ -190,6 +204,7 @@ def test_incomparable_bundles_are_listed_with_the_reason_and_not_drawn() -> None
     assert "int8_fast" not in figure
 
 
+@pytest.mark.slow
 def test_three_artifacts_each_have_their_sections() -> None:
     text = text_of(gpu())
     for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
@@ -204,18 +219,21 @@ def test_a_machine_that_ran_nothing() -> None:
     assert "Not measured: no artifact ran." in text
 
 
+@pytest.mark.slow
 def test_damaged_vectors_stand_out() -> None:
     data = int8()
     data["artifacts"][0]["agreement"]["checks"] |= {"zero": 2}
     assert '<dd class="bad">0 / 2</dd>' in render_html(data)
 
 
+@pytest.mark.slow
 def test_worst_texts_come_with_their_cosines() -> None:
     text = text_of(int8())
     assert "0.99850 A person's own text, <script>alert('x')</script>" in text
     assert "7 tokens, chat" in text
 
 
+@pytest.mark.slow
 def test_one_artifact_without_tasks() -> None:
     artifact = executed() | {"tasks": {}}
     text = text_of(int8() | {"artifacts": [artifact]})

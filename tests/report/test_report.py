@@ -410,6 +410,7 @@ def test_gate_passes_at_its_threshold() -> None:
     assert gate(0.99, 0.99).passed
 
 
+@pytest.mark.slow
 def test_no_quantization_section_without_quantization(
     report: MakeReport, result: ArtifactResult
 ) -> None:
@@ -424,12 +425,14 @@ def test_json_round_trip(report: MakeReport, result: ArtifactResult, engine: Eng
     assert json.loads(json.dumps(data, allow_nan=False)) == data
 
 
+@pytest.mark.slow
 def test_html_escapes(report: MakeReport, result: ArtifactResult) -> None:
     page = render_html(report(result).data)
     assert "models/&lt;b&gt;tiny&lt;/b&gt; &amp; co" in page
     assert "<b>tiny" not in page
 
 
+@pytest.mark.slow
 def test_html_of_a_pass(report: MakeReport, result: ArtifactResult) -> None:
     page = render_html(report(result).data)
     assert "Gate failed" not in page
@@ -470,12 +473,14 @@ def test_html_with_a_target_shows_what_each_gemm_costs_the_embeddings(
     assert "0.99962 with 1 GEMMs left in high precision" in html
 
 
+@pytest.mark.slow
 def test_html_of_a_failure(report: MakeReport, result: ArtifactResult) -> None:
     page = render_html(report(replace(result, gates=(gate(0.999, 0.98),))).data)
     assert "Gate failed: onnxruntime: cosine.mean 0.980000 &lt; 0.999" in page
     assert "passed its gates" not in page
 
 
+@pytest.mark.slow
 def test_too_few_sentences_for_neighbours(report: MakeReport, result: ArtifactResult) -> None:
     assert result.agreement is not None
     few = {1: 1.0, 10: None, 100: None}
@@ -516,6 +521,7 @@ def test_gpu_memory_and_clocks_only_where_there_is_a_gpu(
     assert "gpu_clocks" not in made.data["environment"]
 
 
+@pytest.mark.slow
 def test_percentiles_without_enough_runs(report: MakeReport, result: ArtifactResult) -> None:
     made = report(replace(result, latency=Latency(n=50, p50=1.25, p95=None, p99=None)))
     page = render_html(made.data)

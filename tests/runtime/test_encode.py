@@ -111,6 +111,7 @@ def read_parquet(path: Path) -> Any:
 # Formats.
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
 @pytest.mark.parametrize("rows", [2, 4096])
 def test_every_format_in(
@@ -127,6 +128,7 @@ def test_every_format_in(
     np.testing.assert_allclose(vectors, encoder.encode(TEXTS), atol=1e-5)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_parquet_out_keeps_columns(
     suffix: str, run: Run, encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +161,7 @@ def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     assert texts == ["one", "", "two\u2028lines\rin \ufeffone", "last"]
 
 
+@pytest.mark.slow
 def test_options_reach_the_encoder(run: Run, encoder: TextEncoder, tmp_path: Path) -> None:
     given = write(tmp_path / "texts.txt", TEXTS)
     options = ["--truncate-dim", "20", "--normalize", "--prompt", "ask: ", "--precision", "ubinary"]
@@ -171,6 +174,7 @@ def test_options_reach_the_encoder(run: Run, encoder: TextEncoder, tmp_path: Pat
     assert np.load(run(given, "half.npy", "--precision", "float16")).dtype == np.float16
 
 
+@pytest.mark.slow
 def test_int8_steps_come_from_a_file(run: Run, encoder: TextEncoder, tmp_path: Path) -> None:
     given = write(tmp_path / "texts.txt", TEXTS)
     floats = encoder.encode([f"text {i}" for i in range(200)])
@@ -183,6 +187,7 @@ def test_int8_steps_come_from_a_file(run: Run, encoder: TextEncoder, tmp_path: P
         assert np.abs(vectors.astype(int) - expected.astype(int)).max() <= 1
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
 def test_a_file_without_texts(suffix: str, run: Run, tmp_path: Path) -> None:
     if suffix == ".parquet":
@@ -217,6 +222,7 @@ def test_the_header_of_npy_grows_in_place(tmp_path: Path) -> None:
 # Bad input.
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -249,6 +255,7 @@ def test_a_bad_line_is_named(
     assert name in complaint
 
 
+@pytest.mark.slow
 def test_bad_columns_of_parquet(refuse: Callable[..., str], tmp_path: Path) -> None:
     given = write(tmp_path / "texts.parquet", TEXTS)
     assert "no column 'body', it has 'id', 'text', 'score'; set --column" in refuse(
@@ -270,6 +277,7 @@ def test_a_column_of_parquet_that_stands_twice(refuse: Callable[..., str], tmp_p
     assert "two columns are named 'text'" in refuse(tmp_path / "texts.parquet")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
 def test_kinds_of_strings_in_parquet(
     kind: str, run: Run, refuse: Callable[..., str], encoder: TextEncoder, tmp_path: Path
@@ -384,6 +392,7 @@ def test_full_disk(
     assert "No space left on device" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "sent", "code"),
     [
@@ -426,6 +435,7 @@ def test_interrupted(
     assert all(name.startswith(f".{output}.{process.pid}-") for name in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_nothing_heavy_is_imported(engine: str, bundle: Path, tmp_path: Path) -> None:
     if engine == "openvino":

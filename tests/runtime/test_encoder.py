@@ -93,6 +93,7 @@ def theirs(tiny_source: SourceModel) -> Any:
 # As Sentence Transformers.
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dimension", [None, 1, 20, 32])
 def test_truncates_then_normalizes(
@@ -105,6 +106,7 @@ def test_truncates_then_normalizes(
     np.testing.assert_allclose(seen, expected, atol=2e-5)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dimension", [None, 20])
 def test_precision(precision: Any, dimension: int | None, ours: TextEncoder, theirs: Any) -> None:
@@ -149,6 +151,7 @@ def test_float16(ours: TextEncoder) -> None:
     np.testing.assert_array_equal(halves, ours.encode(MIXED[:5]).astype(np.float16))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     "prompts",
     [
@@ -244,6 +247,7 @@ def test_streams_need_ranges_for_int8(ours: TextEncoder) -> None:
 # Many at once.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_threads(engine: str, make_encoder: Callable[..., TextEncoder]) -> None:
     encoder = make_encoder(engine)

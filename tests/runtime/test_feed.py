@@ -72,6 +72,7 @@ def expected(tokenizer: Tokenizer) -> npt.NDArray[np.float32]:
     return np.concatenate([engine.encode(tokenizer.pad(tokenizer.rows([t]))) for t in TEXTS])
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("lanes", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 500])
 @pytest.mark.parametrize("count", [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, len(TEXTS)])
@@ -93,6 +94,7 @@ def test_batches_run_side_by_side_but_no_more_than_the_engine_has_lanes(
     assert engine.most == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [64, 256, None])
 def test_without_a_number_a_batch_is_as_many_tokens_as_the_engine_takes(
     most: int | None, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch

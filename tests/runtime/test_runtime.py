@@ -204,6 +204,7 @@ def prompted(
     return load(bundle), reference(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [
@@ -220,6 +221,7 @@ def test_prompts(prompted: tuple[TextEncoder, Any], choice: dict[str, str]) -> N
     assert_close(ours.encode(TEXTS, **choice), theirs.encode(TEXTS, **choice))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_prompts_matter(prompted: tuple[TextEncoder, Any]) -> None:
     ours, theirs = prompted
     plain, query = ours.encode(TEXTS[0], prompt=""), ours.encode(TEXTS[0], prompt_name="query")
@@ -229,6 +231,7 @@ def test_prompts_matter(prompted: tuple[TextEncoder, Any]) -> None:
     assert_close(by_default, ours.encode(TEXTS[0], prompt=expected))
 
 
+@pytest.mark.slow
 def test_unknown_prompt_name(prompted: tuple[TextEncoder, Any]) -> None:
     ours, _ = prompted
     with pytest.raises(ValueError, match=r"'qeury'.*passage, query"):

@@ -68,6 +68,7 @@ def test_a_module_that_no_graph_expresses_is_named_with_the_reason(
         run(trust_remote_code=True)
 
 
+@pytest.mark.slow
 def test_the_names_of_older_saves_are_known(run: Resolve, copy: Path) -> None:
     def older(listed: list[dict[str, Any]]) -> None:
         for module in listed:
@@ -110,6 +111,7 @@ def add_dense(model: Path) -> Path:
     return model / "2_Dense"
 
 
+@pytest.mark.slow
 def test_an_activation_that_would_load_as_another_is_refused(run: Resolve, copy: Path) -> None:
     path = add_dense(copy) / "config.json"
     assert run().dimension == 8
@@ -119,6 +121,7 @@ def test_an_activation_that_would_load_as_another_is_refused(run: Resolve, copy:
         run()
 
 
+@pytest.mark.slow
 def test_weights_of_a_module_that_can_run_code_are_refused(run: Resolve, copy: Path) -> None:
     dense = add_dense(copy)
     torch.save({}, dense / "pytorch_model.bin")

@@ -63,6 +63,7 @@ def test_the_models_people_use_are_there() -> None:
     assert set(CHOICES) == LISTED | {"custom"}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("choice", sorted(LISTED))
 def test_a_choice_is_pinned_and_named_as_its_file(choice: str) -> None:
     model = composed(f"model={choice}").model
@@ -78,6 +79,7 @@ def test_prompts_can_be_given_on_the_command_line() -> None:
     assert composed(*given, "model.default_prompt=query").model.prompts == {"query": "q: "}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

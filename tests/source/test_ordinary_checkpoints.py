@@ -34,6 +34,7 @@ def resolved(saved: Path, root: Path, **config: Any) -> SourceModel:
 # Lengths
 
 
+@pytest.mark.slow
 def test_no_limit_is_asked_for(tmp_path: Path) -> None:
     """T5's tokenizer states 1e30, and no config states positions."""
     saved = save_tokenized(Settings(tokenizer={"model_max_length": 1e30}), tmp_path)
@@ -72,6 +73,7 @@ def test_no_pad_token_says_how_to_set_one(tmp_path: Path) -> None:
         resolved(saved, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
     source = resolved(save_tokenized(Settings(frame="none"), tmp_path), tmp_path)
     graph = replace(graph_of("bert", "mean"), source_sha256=source.sha256)
@@ -82,6 +84,7 @@ def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
             encoder.encode(texts)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_token_without_an_embedding_is_named(
     engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -92,6 +92,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONOURED)
 def test_what_can_be_honoured_is(name: str, tmp_path: Path) -> None:
     both = make_both(HONOURED[name], tmp_path)
@@ -106,6 +107,7 @@ def test_what_can_be_honoured_is(name: str, tmp_path: Path) -> None:
             both.assert_equal(text, prompt_name=prompt)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_is_refused_by_name(name: str, tmp_path: Path) -> None:
     settings, words = REFUSED[name]
@@ -114,6 +116,7 @@ def test_what_cannot_is_refused_by_name(name: str, tmp_path: Path) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unigram", "bytes", "pieces", "marks", "words"])
 @pytest.mark.parametrize("run", ["-", "=", "haha", "no no ", "日本語。"])
 def test_long_runs(kind: str, run: str, tmp_path: Path) -> None:

@@ -215,6 +215,7 @@ def check_engine(engine: Engine, model: OnnxModel) -> None:
     assert output.shape == ("batch", 32)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_rtx_plan_of_fp32(tiny_fp32: OnnxModel, tmp_path: Path) -> None:
     engine = build_rtx(tiny_fp32, tmp_path)
@@ -223,6 +224,7 @@ def test_rtx_plan_of_fp32(tiny_fp32: OnnxModel, tmp_path: Path) -> None:
     assert "int8" not in engine.layer_types
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_rtx_plan_of_int8(tiny_int8: Graphs, tmp_path: Path) -> None:
     engine = build_rtx(tiny_int8.buildable, tmp_path)
@@ -261,6 +263,7 @@ def save_graph_of(node: onnx.NodeProto, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_corrupt_onnx(tmp_path: Path, tiny_fp32: OnnxModel) -> None:
     model = tmp_path / "half.onnx"
@@ -272,6 +275,7 @@ def test_corrupt_onnx(tmp_path: Path, tiny_fp32: OnnxModel) -> None:
     assert not model.with_name("out.plan").exists()
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_unsupported_op(tmp_path: Path) -> None:
     node = helper.make_node("Frobnicate", ["x"], ["y"], name="the_odd_node", domain="my.domain")
@@ -281,12 +285,14 @@ def test_unsupported_op(tmp_path: Path) -> None:
         run_build(request(model), timeout_s=120)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_missing_onnx(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"cannot build gone\.onnx: .*gone\.onnx"):
         run_build(request(tmp_path / "gone.onnx"), timeout_s=120)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_plan_with_other_tensors_than_the_graph(tmp_path: Path, tiny_fp32: OnnxModel) -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
@@ -307,17 +313,20 @@ def sleep(_sender: Connection, _request: BuildRequest) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_child_that_crashes(tmp_path: Path) -> None:
     message = r"tensorrt_rtx ended while building m\.onnx: killed by SIGSEGV; .*engine=onnxruntime"
     with pytest.raises(BuildError, match=message):
         run_build(request(tmp_path / "m.onnx"), timeout_s=60, child=crash)
 
 
+@pytest.mark.slow
 def test_child_that_exits(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="exit code 3"):
         run_build(request(tmp_path / "m.onnx"), timeout_s=60, child=leave)
 
 
+@pytest.mark.slow
 def test_child_that_hangs(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"still building m\.onnx after 2 s; .*engine\.timeout_s"):
         run_build(request(tmp_path / "m.onnx"), timeout_s=2, child=sleep)

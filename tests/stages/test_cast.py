@@ -24,7 +24,11 @@ from pipeline.vectors import row_cosines
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 FP32_OPS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceL2"}
 CastPlanted = Callable[[Callable[[Any], None]], tuple[OnnxModel, OnnxModel]]
-SOURCES = ["tiny_fp32", "tiny_optimum_fp32", "outlier_fp32"]
+SOURCES = [
+    "tiny_fp32",
+    "tiny_optimum_fp32",
+    pytest.param("outlier_fp32", marks=pytest.mark.slow),
+]
 
 
 def plant_large_weight(bert: Any) -> None:
@@ -178,6 +182,7 @@ def test_no_fp16_constant_is_infinite_or_below_the_mask_value(fp16: OnnxModel) -
 # What it computes
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("runtime", ["onnxruntime", "half arithmetic"])
 def test_fp16_stays_close_to_fp32(
     runtime: str,
@@ -194,6 +199,7 @@ def test_fp16_stays_close_to_fp32(
     assert not np.array_equal(expected, observed)
 
 
+@pytest.mark.slow
 def test_every_length_up_to_the_longest_gives_finite_unit_vectors(
     encoder: HalfArithmetic, tiny_tokenizer: Tokenizer
 ) -> None:
@@ -214,6 +220,7 @@ def test_a_batch_of_padding_gives_zeros_as_pytorch_does(
     assert not encoder.encode(nothing).any()
 
 
+@pytest.mark.slow
 def test_a_row_of_padding_leaves_the_other_rows_unchanged(
     encoder: HalfArithmetic, evaluation_batch: TokenBatch
 ) -> None:
@@ -226,6 +233,7 @@ def test_a_row_of_padding_leaves_the_other_rows_unchanged(
     np.testing.assert_array_equal(after[others], before[others])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "op_type"),
     [(plant_large_weight, "MatMul"), (plant_large_embedding, "Gather")],
@@ -265,6 +273,7 @@ def plant_overflowing_bias(bert: Any) -> None:
     bert.encoder.layer[1].intermediate.dense.bias[5] = 80_000.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", [plant_overflowing_weight, plant_overflowing_bias])
 def test_activations_that_fp16_cannot_hold_stay_in_fp32(
     plant: Callable[[Any], None], cast_planted: CastPlanted, evaluation_batch: TokenBatch

@@ -140,6 +140,7 @@ def test_the_torch_graph_uses_token_types_as_pytorch_does(
 # What is refused
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_named(
     value: float, make_tiny: Callable[..., Path], resolve_dir: Callable[[Path], SourceModel]
@@ -151,6 +152,7 @@ def test_a_weight_that_is_not_finite_is_named(
         resolve_dir(make_tiny(plant))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     "distort",
     [

@@ -51,6 +51,7 @@ def sha256(path: Path) -> str:
 # Where the model comes from
 
 
+@pytest.mark.slow
 def test_a_directory_is_described_as_its_files_say(run: Resolve, tiny_dir: Path) -> None:
     source = run(directory=str(tiny_dir))
     assert (source.origin, source.location) == ("directory", str(tiny_dir))
@@ -63,6 +64,7 @@ def test_a_directory_is_described_as_its_files_say(run: Resolve, tiny_dir: Path)
     assert source.weights == {"model.safetensors": source.sha256}
 
 
+@pytest.mark.slow
 def test_a_package_is_found_by_its_files(run: Resolve, minilm_dir: Path) -> None:
     source = run(package=PACKAGE, hub_id="never/asked")
     location = f"{PACKAGE}=={metadata.version(PACKAGE)}"
@@ -71,6 +73,7 @@ def test_a_package_is_found_by_its_files(run: Resolve, minilm_dir: Path) -> None
     assert (source.max_length, source.dimension, source.pooling) == (256, 384, "mean")
 
 
+@pytest.mark.slow
 def test_a_directory_wins_over_a_package(run: Resolve, tiny_dir: Path) -> None:
     assert run(directory=str(tiny_dir), package=PACKAGE).origin == "directory"
 
@@ -93,6 +96,7 @@ def test_the_hub_needs_a_commit(revision: str, run: Resolve) -> None:
         run(hub_id="owner/model", revision=revision)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("pinned", [True, False])
 def test_the_commit_of_the_hub_is_recorded_and_asked_to_be_pinned(
     pinned: bool,
@@ -149,6 +153,7 @@ def test_what_the_hub_answers_decides_what_to_change(
 # Weights
 
 
+@pytest.mark.slow
 def test_the_expected_sha256_is_accepted(run: Resolve, tiny_dir: Path) -> None:
     expected = sha256(tiny_dir / "model.safetensors")
     assert run(directory=str(tiny_dir), weights_sha256=expected).sha256 == expected
@@ -161,6 +166,7 @@ def test_another_sha256_is_refused_with_both(run: Resolve, tiny_dir: Path) -> No
         assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_several_weight_files_have_the_sha256_of_their_sha256sum_lines(
     run: Resolve, copy: Path
 ) -> None:
@@ -222,6 +228,7 @@ def test_pooling_that_leaves_the_prompt_out_is_refused(run: Resolve, copy: Path)
 # Length and prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [3, 16, 48])
 def test_max_length_may_be_lowered_for_the_bundle_too(
     max_length: int, run: Resolve, tiny_dir: Path
@@ -232,6 +239,7 @@ def test_max_length_may_be_lowered_for_the_bundle_too(
     assert settings["max_seq_length"] == max_length
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("max_length", [-1, 0, 2, 49])
 def test_a_max_length_out_of_range_is_refused(
     max_length: int, run: Resolve, tiny_dir: Path
@@ -240,6 +248,7 @@ def test_a_max_length_out_of_range_is_refused(
         run(directory=str(tiny_dir), max_length=max_length)
 
 
+@pytest.mark.slow
 def test_prompts_are_kept_and_empty_ones_dropped(run: Resolve, copy: Path) -> None:
     prompts = {"query": "query: ", "document": ""}
     path = copy / "config_sentence_transformers.json"
@@ -248,6 +257,7 @@ def test_prompts_are_kept_and_empty_ones_dropped(run: Resolve, copy: Path) -> No
     assert (source.prompts, source.default_prompt) == ({"query": "query: "}, "query")
 
 
+@pytest.mark.slow
 def test_prompts_of_the_config_go_over_the_checkpoints_and_into_the_assets(
     run: Resolve, copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,6 +276,7 @@ def test_a_default_prompt_that_the_model_lacks_is_refused(run: Resolve, copy: Pa
         run(directory=str(copy), prompts={"document": "d: "}, default_prompt="query")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("dimension", [1, 12, 32])
 def test_the_dimension_may_be_truncated_for_the_bundle_too(
     dimension: int, run: Resolve, tiny_dir: Path
@@ -327,6 +338,7 @@ def test_assets_give_max_seq_length_and_the_same_tokens(tiny_source: SourceModel
     assert row.ids == (101, 7592, 102)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("mode", "name", "true"),
     [
@@ -349,6 +361,7 @@ def test_assets_state_the_pooling_as_the_booleans_that_servers_read(
     assert config["word_embedding_dimension"] == 32
 
 
+@pytest.mark.slow
 def test_pooling_booleans_of_an_older_save_are_kept(run: Resolve, minilm_dir: Path) -> None:
     source = run(package=PACKAGE)
     names = ("1_Pooling/config.json", "modules.json")

@@ -108,6 +108,7 @@ def long_texts(sample: Dataset) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_whole_text(directory: Path, sample: Dataset) -> None:
     tokenizer = Tokenizer(directory, max_length=MAX_LENGTH)
     texts = [*long_texts(sample).values(), "short"]
@@ -140,6 +141,7 @@ def test_a_text_that_never_fills_the_model_ends_somewhere(
     assert "a text of over 20000 characters ends there" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_text_that_is_cut_on_the_left_is_read_to_its_end(
     tiny_source: SourceModel, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def shared(bundle: Path) -> dict[str, bytes]:
     return {k: v for k, v in contents(bundle).items() if not k.startswith("triton/")}
 
 
+@pytest.mark.slow
 def test_there_and_back(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     pushed = push(bundle, REFERENCE)
     assert hub.private == {"me/tiny": True}
@@ -65,6 +66,7 @@ def test_there_and_back(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     assert load(target, "onnxruntime").dimension == 32
 
 
+@pytest.mark.slow
 def test_a_second_push_leaves_nothing_of_the_first(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     first = push(bundle, REFERENCE)
     assert isinstance(first, HubReference)
@@ -76,6 +78,7 @@ def test_a_second_push_leaves_nothing_of_the_first(bundle: Path, hub: Hub, tmp_p
     assert contents(tmp_path / "first") == contents(bundle)
 
 
+@pytest.mark.slow
 def test_a_branch_of_a_public_repository(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     reference = HubReference(repo_id="me/open", revision="int8")
     push(bundle, reference, private=False)
@@ -85,6 +88,7 @@ def test_a_branch_of_a_public_repository(bundle: Path, hub: Hub, tmp_path: Path)
     assert contents(tmp_path / "target") == contents(bundle)
 
 
+@pytest.mark.slow
 def test_engines_that_stay(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     ada = add_engine(bundle, "sm_89")
     (bundle / "engines" / ".build.lock").write_text("")
@@ -104,6 +108,7 @@ def test_what_does_not_verify_is_not_pushed(bundle: Path, hub: Hub) -> None:
     assert hub.private == {}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -128,6 +128,7 @@ def contents(bundle: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_there_and_back(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     pushed = push(bundle, registry.reference())
     target = tmp_path / "models" / "tiny"
@@ -228,6 +229,7 @@ def test_a_file_swapped_behind_the_check(
 # Engines.
 
 
+@pytest.mark.slow
 def test_a_puller_gets_its_own(
     bundle: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +258,7 @@ def test_a_puller_gets_its_own(
         require_verified(target)
 
 
+@pytest.mark.slow
 def test_some_engines_are_pushed(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     ada = add_engine(bundle, "sm_89")
     push(bundle, registry.reference("some"), engines=[ada])
@@ -284,6 +287,7 @@ def tampered(
     assert list((tmp_path / ".staging").glob("*")) == []
 
 
+@pytest.mark.slow
 def test_a_blob_that_was_changed(bundle: Path, registry: Registry, tmp_path: Path) -> None:
     path = bundle / "report.html"
     path.write_text(path.read_text("utf-8") + "<!-- of this test alone -->", "utf-8")
@@ -365,6 +369,7 @@ def test_command_line(
     assert contents(tmp_path / "target") == contents(bundle)
 
 
+@pytest.mark.slow
 def test_no_registry_there(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,6 +268,7 @@ def test_layers_are_kept_as_they_are(tmp_path: Path) -> None:
 # Plans of a whole model: two blocks of 12 linear GEMMs, built here.
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_an_int8_plan_of_a_whole_model(tiny_int8: Graphs) -> None:
     found = plan_of_graph(tiny_int8.buildable.path, "8.9", profile=SHORT)
@@ -278,6 +279,7 @@ def test_an_int8_plan_of_a_whole_model(tiny_int8: Graphs) -> None:
     assert 0 < summary.moves < summary.kernels
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_16_bits_move_fewer_bytes_than_32_for_the_same_operations(
     tiny_fp32: OnnxModel,

@@ -96,6 +96,7 @@ def test_code_is_what_a_module_imports(package: Path, file: str, matters: bool) 
 STAGES = ["resolve", "export", "ranges", "cast", "quantize", "optimize", "fuse", "build"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_does_not_depend_on_how_its_output_is_measured(stage: str) -> None:
     modules = keys.imported(f"pipeline.stages.{stage}")
@@ -108,6 +109,7 @@ DISPLAY_AND_SETTINGS = {"cattrs", "hydra-core", "omegaconf", "rich"}
 """Change what is shown and how a config or record is read, never what a stage makes of it."""
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("stage", STAGES[:-1])  # build computes in one child, in the runtime alone
 def test_a_key_names_every_package_that_the_stage_imports(stage: str) -> None:
     imports = {

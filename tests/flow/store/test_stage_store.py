@@ -228,6 +228,7 @@ def make_slowly(root: Path, work: Path, tally: Path) -> None:
     check(model, work, Stage())
 
 
+@pytest.mark.slow
 def test_eight_processes_make_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     tally = tmp_path / "tally"

@@ -107,6 +107,7 @@ def test_a_joined_gemm_in_int8_keeps_its_integers(
         assert {kind for name, kind in types.items() if name not in joined} == {"int8"}
 
 
+@pytest.mark.slow
 def test_packed_in_every_precision(
     tiny_fp32: OnnxModel,
     tiny_fp16: OnnxModel,
@@ -267,6 +268,7 @@ def test_one_block_that_stays_keeps_tokens_batch_first(
     np.testing.assert_allclose(observed, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_attention_in_int8_stays_batch_first(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,
@@ -288,6 +290,7 @@ def test_attention_in_int8_stays_batch_first(
     assert row_cosines(expected, observed).min() >= 0.999
 
 
+@pytest.mark.slow
 @rtx
 def test_kernels_of_a_block_in_int8(tiny_int8: Graphs, tmp_path: Path) -> None:
     graph = load_graph(tiny_int8.buildable)

@@ -116,6 +116,7 @@ def test_p1_has_an_interval_only_where_the_sample_carries_one(n: int, carried: b
     assert (p1_interval(np.linspace(0.9, 1, n)) is not None) == carried
 
 
+@pytest.mark.slow
 def test_p1_is_covered_as_often_as_promised() -> None:
     random = np.random.default_rng(8)
     true = 1 - np.exp(0.5 * 2.3263)  # 1 - a log-normal loss, at its 99th percentile

@@ -124,6 +124,7 @@ def test_the_text_that_agrees_least_is_quoted(
     assert quality.agreement.checks.zero == 1
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_vector_that_is_none_is_counted_and_has_cosine_0(
     encoder: Callable[[Change], TextEncoder],
@@ -147,6 +148,7 @@ def test_a_vector_that_is_none_is_counted_and_has_cosine_0(
     assert_numbers(quality)
 
 
+@pytest.mark.slow
 def test_an_artifact_that_returns_nothing_but_nan_has_figures(
     encoder: Callable[[Change], TextEncoder], sample: Dataset
 ) -> None:
@@ -167,6 +169,7 @@ def assert_numbers(quality: Quality) -> None:
     json.dumps(asdict(quality), allow_nan=False)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("only_in_task", [False, True])
 def test_nan_of_the_reference_is_refused(
     encoder: Callable[[Change], TextEncoder],

@@ -28,6 +28,7 @@ def job(tiny_source: SourceModel, tiny_fp32: OnnxModel) -> ColdJob:
     )
 
 
+@pytest.mark.slow
 def test_onnxruntime_alone(job: ColdJob) -> None:
     seen = measure_cold(job, timeout_s=300)
     assert seen is not None
@@ -37,6 +38,7 @@ def test_onnxruntime_alone(job: ColdJob) -> None:
     assert 20 * 2**20 < seen.peak_memory_bytes < 200 * 2**20
 
 
+@pytest.mark.slow
 def test_onnxruntime_needs_no_torch(job: ColdJob) -> None:
     code = (
         "import runpy, sys\n"
@@ -56,12 +58,14 @@ def test_onnxruntime_needs_no_torch(job: ColdJob) -> None:
     assert not {"torch", "transformers", "sentence_transformers", "onnx", "hydra"} & modules
 
 
+@pytest.mark.slow
 def test_the_reference_loads_what_a_user_loads(job: ColdJob, tiny_source: SourceModel) -> None:
     seen = measure_cold(replace(job, engine="torch", path=str(tiny_source.path)), timeout_s=300)
     assert seen is not None
     assert seen.peak_memory_bytes > 200 * 2**20
 
 
+@pytest.mark.slow
 def test_what_does_not_load_is_a_line_in_the_log(
     job: ColdJob, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

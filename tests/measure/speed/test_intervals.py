@@ -110,6 +110,7 @@ def rerun(seed: int, monkeypatch: pytest.MonkeyPatch, *, slower: float) -> Speed
     return compare(times[:, 0], times[:, 1])
 
 
+@pytest.mark.slow
 def test_an_artifact_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [rerun(seed, monkeypatch, slower=1.0) for seed in range(200)]
     assert sum(speedup.verdict != "no difference" for speedup in seen) <= 10
@@ -117,6 +118,7 @@ def test_an_artifact_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> No
     assert covered >= 180
 
 
+@pytest.mark.slow
 def test_an_artifact_five_percent_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [rerun(seed, monkeypatch, slower=1.05) for seed in range(200)]
     assert sum(speedup.verdict == "slower" for speedup in seen) >= 150

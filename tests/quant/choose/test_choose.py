@@ -89,6 +89,7 @@ def test_roles_of_an_encoder(tiny_fp32: OnnxModel) -> None:
     assert [role.name for role in find_roles(groups, 3)] == ["all GEMMs"]
 
 
+@pytest.mark.slow
 def test_the_fastest_set_is_in_int8_and_the_rest_in_fp16(
     costs: Callable[[Mapping[str, int]], None],
     tiny_fp32: OnnxModel,
@@ -117,6 +118,7 @@ def test_the_fastest_set_is_in_int8_and_the_rest_in_fp16(
     assert all(row["output_error"] > 0 for row in said["gemm_list"])
 
 
+@pytest.mark.slow
 def test_where_no_set_is_faster_fp16_is_kept_and_said(
     costs: Callable[[Mapping[str, int]], None],
     tiny_fp32: OnnxModel,
@@ -145,6 +147,7 @@ def test_where_no_set_is_faster_fp16_is_kept_and_said(
     np.testing.assert_allclose(found[2], found[0], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_target_that_leaves_nothing_faster_keeps_fp16(
     costs: Callable[[Mapping[str, int]], None],
     tiny_fp32: OnnxModel,
@@ -184,6 +187,7 @@ def test_without_tensorrt_rtx_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     check_quantize(config(gpu=None))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_a_plan_of_a_candidate_has_just_those_gemms_in_int8(
     tiny_fp32: OnnxModel, tmp_path: Path

@@ -227,6 +227,7 @@ def rare(
     return resolve_dir(save_encoder(architecture, make_tokenizer(sample.calibration), root))
 
 
+@pytest.mark.slow
 def test_int8_recovers_what_one_channel_wrecks(
     rare: SourceModel,
     export_torch: Callable[[SourceModel], OnnxModel],

@@ -150,6 +150,7 @@ def fragile(
     return resolve_dir(save_encoder(architecture, make_tokenizer(sample.calibration), root))
 
 
+@pytest.mark.slow
 def test_the_gemm_that_hurts_is_the_one_left_in_fp32(
     fragile: SourceModel,
     export_torch: Callable[[SourceModel], OnnxModel],

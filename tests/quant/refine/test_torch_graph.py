@@ -212,6 +212,7 @@ def parse(text: str, opset: int) -> onnx.ModelProto:
     return proto
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("opset", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )

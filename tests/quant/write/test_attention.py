@@ -129,6 +129,7 @@ def test_both_inputs_of_every_attention_gemm_are_quantized(quantized: Graphs) ->
         assert {int(np.asarray(constant(node.inputs[2]))) for node in quantizes} == {zero}
 
 
+@pytest.mark.slow
 def test_the_forms_agree_and_stay_close_to_fp32(
     quantized: Graphs, tiny_fp32: OnnxModel, evaluation_batch: TokenBatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_the_forms_agree_and_stay_close_to_fp32(
     assert row_cosines(exact, unsigned).min() < 0.99999
 
 
+@pytest.mark.slow
 def test_signed_and_unsigned_attention_compute_the_same(
     tiny_fp32: OnnxModel,
     tiny_source: SourceModel,
@@ -172,6 +174,7 @@ def test_beyond_512_tokens_it_is_refused_with_the_key_to_change(
         quantize(tiny_fp32, source, int8(), [], tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_tensorrt_rtx_builds_int8_attention(quantized: Graphs, tmp_path: Path) -> None:
     config = EngineConfig()

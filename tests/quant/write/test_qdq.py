@@ -178,6 +178,7 @@ def test_only_linear_gemms_read_quantized_tensors(int8_nodes: list[ir.Node]) -> 
 # What it computes
 
 
+@pytest.mark.slow
 def test_signed_and_unsigned_forms_compute_the_same(
     run: Run, calibration_texts: Sequence[str], evaluation_batch: TokenBatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_signed_and_unsigned_forms_compute_the_same(
     np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("form", FORMS)
 def test_int8_stays_close_to_fp32(
     form: str, tiny_fp32: OnnxModel, tiny_int8: Graphs, evaluation_batch: TokenBatch
@@ -202,6 +204,7 @@ def test_int8_stays_close_to_fp32(
     assert not np.array_equal(expected, observed)
 
 
+@pytest.mark.slow
 def test_a_text_has_the_same_vector_alone_batched_and_padded(
     tiny_int8: Graphs, tiny_tokenizer: Tokenizer, evaluation_texts: Sequence[str]
 ) -> None:
@@ -231,6 +234,7 @@ def test_the_result_describes_itself(
         assert (model.inputs, model.outputs) == (tiny_fp32.inputs, tiny_fp32.outputs)
 
 
+@pytest.mark.slow
 def test_the_same_text_gives_the_same_bytes(
     tiny_int8: Graphs, run: Run, calibration_texts: Sequence[str]
 ) -> None:
@@ -240,6 +244,7 @@ def test_the_same_text_gives_the_same_bytes(
     assert again.buildable.sha256 == tiny_int8.buildable.sha256
 
 
+@pytest.mark.slow
 def test_no_more_sentences_are_used_than_configured(
     run: Run, calibration_texts: Sequence[str]
 ) -> None:
@@ -282,6 +287,7 @@ def test_a_graph_without_a_linear_gemm_is_refused(tiny_source: SourceModel, tmp_
         quantize(model, tiny_source, config, ["a text"], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_fold_that_changes_the_function_is_refused(
     run: Run, calibration_texts: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_onnx_runtime_keeps_the_table_in_int8(tiny_int8: Graphs, tmp_path: Path)
     assert table_types(optimized, rows) == {onnx.TensorProto.INT8: 1}
 
 
+@pytest.mark.slow
 def test_openvino_keeps_the_table_in_int8(tiny_int8: Graphs) -> None:
     ov = pytest.importorskip("openvino")
     rows = vocabulary(tiny_int8)
@@ -98,6 +99,7 @@ def test_no_floating_point_table_is_left_in_a_file(form: str, tiny_int8: Graphs)
     assert table_types(onnx.load(model.path), vocabulary(tiny_int8)) == {onnx.TensorProto.INT8: 1}
 
 
+@pytest.mark.slow
 def test_the_setting_leaves_tables_as_they_are(
     quantize_tiny: Callable[..., Graphs], tiny_fp32: OnnxModel, tiny_source: SourceModel
 ) -> None:
