@@ -72,7 +72,7 @@ def _notes(
     if report["status"] == "unvalidated":
         notes.append("validation was turned off: nothing was measured")
     elif report["status"] != "passed":
-        notes.append("rejected: " + "; ".join(report.get("failed_gates", ["a gate failed"])))
+        notes.append("rejected: " + "; ".join(report["failed_gates"]))
     if reason is not None:
         notes.append(f"cannot be compared with the others: {reason}{_seen(base, report, reason)}")
     return tuple(notes)
@@ -83,15 +83,15 @@ def _seen(base: Mapping[str, Any], report: Mapping[str, Any], reason: str) -> st
     if reason == "another machine":
         return f" ({_machine(report)}; the others: {_machine(base)})"
     if reason == "another data set":
-        return f" ({report.get('dataset')}; the others: {base.get('dataset')})"
+        return f" ({report['dataset']}; the others: {base['dataset']})"
     return ""
 
 
 def _machine(report: Mapping[str, Any]) -> str:
     environment, reference = report["environment"], report["reference"]
-    gpu = environment.get("gpu")
+    gpu = environment["gpu"]
     threads = "" if reference["threads"] is None else f", {reference['threads']} threads"
-    return f"{gpu['name'] if gpu else environment.get('cpu')}{threads}"
+    return f"{gpu['name'] if gpu else environment['cpu']}{threads}"
 
 
 def _order(line: Line) -> tuple[bool, bool, float]:

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.report import numbers
 from pipeline.report.comparison import Line
 from pipeline.report.engine_text import engine_rows
-from pipeline.report.next_step import next_step, status_words, verdict, worth
+from pipeline.report.next_step import status_words, verdict, worth
 from pipeline.report.plots.tradeoff import main_task
 from pipeline.report.published import engines_of
 
@@ -45,11 +45,11 @@ def render_html(data: Mapping[str, Any]) -> str:
         .render(
             report=data,
             executed=executed,
-            next_step=data.get("next_step") or next_step(data),
+            next_step=data["next_step"],
             main_task=main_task(data),
             tradeoffs=draw_tradeoffs(data),
             task_figure=draw_tasks(executed),
-            plans=[*engines_of(data), *data.get("engines_beside", [])],
+            plans=[*engines_of(data), *data["engines_beside"]],
             search_figures=draw_searches(executed),
             agreement_figures={a["name"]: draw_agreement(a) for a in executed},
         )

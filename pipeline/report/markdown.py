@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.engine_text import engine_line
-from pipeline.report.next_step import next_step, status_words
+from pipeline.report.next_step import status_words
 from pipeline.report.table import COLUMNS, rows
 
 _SHOWN = COLUMNS[2:]
@@ -14,7 +14,7 @@ def render_markdown(data: Mapping[str, Any]) -> str:
     """Return the verdict, one table, the failed gates and what to do first."""
     status = status_words(data["status"])
     lines = [f"## {escape(data['model'])} {escape(data['precision'])}: {status}", ""]
-    lines += [escape(data.get("next_step") or next_step(data)), ""]
+    lines += [escape(data["next_step"]), ""]
     lines += [f"- **gate failed** {escape(gate)}" for gate in data["failed_gates"]]
     lines += [""] if data["failed_gates"] else []
     lines += [table_row(_SHOWN), table_row(["---"] * len(_SHOWN))]

@@ -53,11 +53,11 @@ def next_step(data: Mapping[str, Any]) -> str:
 
 def _unused_gpu(data: Mapping[str, Any], executed: Sequence[Mapping[str, Any]]) -> str:
     """Say first that there is a GPU and nothing of the bundle ran on it; name what beside did."""
-    there = (data.get("reference") or {}).get("device") == "cuda" or data["environment"].get("gpu")
+    there = data["reference"]["device"] == "cuda" or data["environment"]["gpu"]
     if not there or any(artifact["device"] != "cpu" for artifact in executed):
         return ""
     names = " and ".join(sorted({artifact["name"] for artifact in executed}))
-    beside = {e["precision"] for e in data.get("published", []) if e.get("device", "cpu") != "cpu"}
+    beside = {e["precision"] for e in data["published"] if e.get("device", "cpu") != "cpu"}
     did = f"; {' and '.join(sorted(beside))}, published beside it, did" if beside else ""
     return f"Nothing of this bundle ran on the GPU of this machine ({names} ran on the CPU){did}. "
 
@@ -107,7 +107,7 @@ def _better_beside(
 ) -> Mapping[str, Any] | None:
     """Return what is published, faster beyond doubt and closer to fp32, if there is such."""
     mean, high = artifact["agreement"]["cosine"]["mean"], _speed(artifact)["ci95"][1]
-    for entry in data.get("published", []):
+    for entry in data["published"]:
         same = entry.get("device", artifact["device"]) == artifact["device"]
         near, fast = entry["cosine_mean"] > mean, entry["ci95"][0] > high
         if entry["comparable"] and same and near and fast:

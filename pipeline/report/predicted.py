@@ -18,7 +18,7 @@ def predicted_advice(data: Mapping[str, Any]) -> str:
     for plan in engines_of(data):
         if not plan["precision"].startswith("int8"):
             continue
-        for other in data.get("engines_beside", []):
+        for other in data["engines_beside"]:
             if (other["precision"], other["artifact"]) == ("fp16", plan["artifact"]):
                 return _advice(plan["engine"], other["engine"])
     return ""

@@ -8,6 +8,20 @@ from typing import Any
 from pipeline.errors import BundleError
 from pipeline.report.plots.tradeoff import main_task
 
+_KEYS = (
+    "model",
+    "precision",
+    "status",
+    "failed_gates",
+    "source",
+    "reference",
+    "dataset",
+    "dataset_sha256",
+    "environment",
+    "artifacts",
+)
+"""What comparing reads of a report, whatever its artifacts are."""
+
 
 def read_report(bundle: Path) -> dict[str, Any]:
     """Return a bundle's report.json, or that of a run that failed its gates.
@@ -23,8 +37,7 @@ def read_report(bundle: Path) -> dict[str, Any]:
         raise BundleError(f"{bundle}: {reason}") from error
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from error
-    keys = ("model", "precision", "status", "source", "reference", "environment", "artifacts")
-    if not isinstance(data, dict) or any(key not in data for key in keys):
+    if not isinstance(data, dict) or any(key not in data for key in _KEYS):
         raise BundleError(f"{path}: not a report of this pipeline")
     if data.get("schema") != 1:
         raise BundleError(f"{path}: schema {data.get('schema')!r}, expected 1")
@@ -39,8 +52,8 @@ def difference(data: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """
     if data["source"]["weights_sha256"] != other["source"]["weights_sha256"]:
         return "other weights"
-    ours, theirs = data.get("dataset_sha256"), other.get("dataset_sha256")
-    if data.get("dataset") != other.get("dataset") or (ours and theirs and ours != theirs):
+    ours, theirs = data["dataset_sha256"], other["dataset_sha256"]
+    if data["dataset"] != other["dataset"] or (ours and theirs and ours != theirs):
         return "another data set"
     if bool(ours) != bool(theirs):
         return "data set not recorded"
@@ -49,14 +62,14 @@ def difference(data: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
 
 def _machine(data: Mapping[str, Any]) -> tuple[Any, ...]:
     environment, reference = data["environment"], data["reference"]
-    gpu = environment.get("gpu")
+    gpu = environment["gpu"]
     return (
-        environment.get("cpu"),
-        environment.get("cpu_count"),
+        environment["cpu"],
+        environment["cpu_count"],
         gpu["name"] if gpu else None,
         reference["device"],
         reference["threads"],
-        reference.get("tf32"),
+        reference["tf32"],
     )
 
 

@@ -20,8 +20,7 @@ def render_text(outcome: Outcome) -> str:
     for baseline in data["baselines"]:
         lines.append(_baseline(baseline))
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
-    if "next_step" in data:
-        lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
+    lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )

@@ -41,6 +41,7 @@ def test_valid(bom: Data) -> None:
     assert complaint(broken) is not None
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 @pytest.mark.parametrize("stated", [None, "mit", "other", "unheard-of"])
 def test_every_report_gives_a_valid_one(manifest: Data, variant: str, stated: str | None) -> None:

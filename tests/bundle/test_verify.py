@@ -328,6 +328,7 @@ def edit(bundle: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 OTHER = "0" * 64
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("tamper", "named"),
     [

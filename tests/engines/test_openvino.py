@@ -39,6 +39,7 @@ def test_fp32_is_fp32(fp32: OnnxModel, evaluation_batch: TokenBatch) -> None:
     np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_int8_agrees_with_onnxruntime(tiny_int8: Graphs, evaluation_batch: TokenBatch) -> None:
     path = tiny_int8.portable.path
     ours = OpenVINOEncoder(path, NumericType.int8).encode(evaluation_batch)
@@ -58,6 +59,7 @@ def test_rows_padded_to_a_bucket_are_not_returned(
     np.testing.assert_allclose(encoder.encode(batch), expected, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_threads_agree(fp32: OnnxModel, tiny_tokenizer: Tokenizer, sample: object) -> None:
     encoder = OpenVINOEncoder(fp32.path, NumericType.fp32)
     batches = [tiny_tokenizer.pad(tiny_tokenizer.rows(["word " * n])) for n in range(1, 30)]

@@ -114,6 +114,7 @@ def test_nights_are_kept_judged_and_shown(
     assert (suites.get("tests"), suites.get("failures")) == ("3", "2")
 
 
+@pytest.mark.slow
 def test_closing_a_night_again_replaces_it(publish: Publish, tmp_path: Path) -> None:
     database = tmp_path / "history.sqlite"
     _, first = publish(0, 3.0)
@@ -125,6 +126,7 @@ def test_closing_a_night_again_replaces_it(publish: Publish, tmp_path: Path) -> 
         assert [e.cell for e in read_entries(connection)] == ["minilm-fp16-cpu", "minilm-int8-cpu"]
 
 
+@pytest.mark.slow
 def test_a_night_that_was_stopped_is_kept_and_shown_and_times_nothing(
     publish: Publish, jobs: list[RerunJob], tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_night_with_fewer_cells_is_not_a_night_that_lost_some(tmp_path: Path) 
     assert suites.get("failures") == "0"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("state", [State.crashed, State.timeout, State.error, State.stopped])
 def test_a_cell_s_ending_is_called_by_its_name_and_told_once(state: State, tmp_path: Path) -> None:
     ended = kept(1, None, state=state, stage="build", message="what it said")

@@ -178,11 +178,13 @@ def test_what_the_cast_left_in_fp32_on_purpose_may_be_so(
     assert not judged(replace(found, kept_fp32=()), FP16)["plan.gemm_types"].passed
 
 
+@pytest.mark.slow
 def test_each_gate_can_be_turned_off(plan: Plans, tiny_fp32: OnnxModel) -> None:
     off = PlanGatesConfig(attention_fused={"fp16": None, "int8": 1})
     assert judged(plan(tiny_fp32.path), FP16, off) == {}
 
 
+@pytest.mark.slow
 def test_a_gemm_that_the_plan_does_not_have_fails(plan: Plans, tiny_half: OnnxModel) -> None:
     said = Promise(kind=NumericType.int8, otherwise="fp16", int8={"node_gone": "dense.7"})
     gate = judged(plan(tiny_half.path), said)["plan.int8_gemms"]

@@ -21,6 +21,7 @@ from pipeline.measure.speed.latency import Latency
 from pipeline.measure.speed.throughput import TextThroughput, Throughput
 from pipeline.report.entries.report import StageTime, make_report
 from pipeline.report.html import render_html
+from pipeline.report.next_step import next_step
 from pipeline.report.text import render_text
 from pipeline.runtime.invariance import Invariance
 
@@ -201,7 +202,7 @@ def report(tmp_path: Path, engine: Engine) -> MakeReport:
     )
 
     def make(*results: ArtifactResult, quantized: bool = True) -> Report:
-        return make_report(
+        made = make_report(
             source=source,
             precision="int8",
             graphs=Graphs(
@@ -238,6 +239,8 @@ def report(tmp_path: Path, engine: Engine) -> MakeReport:
                 "packages": {"torch": "2.9"},
             },
         )
+        data = {**made.data, "published": [], "engines_beside": []}
+        return replace(made, data=data | {"next_step": next_step(data)})
 
     return make
 

@@ -83,6 +83,7 @@ def test_vectors_of_another_length_have_other_ranges(bundle: Path) -> None:
         encoder.encode(TEXTS, precision="int8", truncate_dim=20, normalize_embeddings=True)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("change", ["bytes", "shape", "order"])
 def test_a_file_that_is_not_the_one_published(
     change: str, tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
@@ -98,6 +99,7 @@ def test_a_file_that_is_not_the_one_published(
         load(bundle, "onnxruntime")
 
 
+@pytest.mark.slow
 def test_a_bundle_of_before_takes_the_texts_own(
     tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
             encoder.encode(texts)
 
 
-@pytest.mark.many
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_token_without_an_embedding_is_named(
     engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

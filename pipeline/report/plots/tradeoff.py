@@ -37,7 +37,7 @@ def report_points(data: Mapping[str, Any]) -> list[Point]:
     """Return the reference, the report's artifacts, and what is published beside them here."""
     task = main_task(data)
     executed = [a for a in data["artifacts"] if a["executed"]]
-    published = [p for p in data.get("published", []) if p["comparable"]]
+    published = [p for p in data["published"] if p["comparable"]]
     names = {a["name"] for a in executed} | {p["artifact"] for p in published}
     own: Kind = "this" if data["status"] == "passed" else "rejected"
     found = [artifact_point(data, a, task, kind=own, short=len(names) == 1) for a in executed]

@@ -359,6 +359,7 @@ def test_another_bundle_than_the_one_pinned(
 # The command line.
 
 
+@pytest.mark.slow
 def test_command_line(
     bundle: Path, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ def test_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_mean_of_skewed_values_is_covered_as_often_as_promised() -> None:
     random = np.random.default_rng(7)
     covered = 0
