@@ -38,6 +38,7 @@ QUANTIZATION: dict[str, Any] = {
         "sentences": 44,
         "held_back": 8,
         "spans": 144,
+        "sha256": "c" * 64,
         "tokens": 900,
         "length_tokens": {"min": 3, "max": 48},
     },
