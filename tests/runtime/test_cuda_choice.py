@@ -54,7 +54,7 @@ class Opened:
 
     def __init__(self, path: Path, *, cuda: bool = False) -> None:
         self.name = "onnxruntime"
-        self.path = path
+        self.path = path.resolve()  # while it leads there: the bundle is held
         self.device = type(self).device if cuda else "cpu"
 
 
@@ -69,7 +69,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(bundle: Path, wanted: str = "auto") -> tuple[str, str, str]:
     """Load, and return the engine's name, its device and its file."""
     found: Any = load(bundle, wanted).engine
-    return found.name, found.device, found.path.relative_to(bundle).as_posix()
+    return found.name, found.device, found.path.relative_to(bundle.resolve()).as_posix()
 
 
 @pytest.mark.parametrize(
