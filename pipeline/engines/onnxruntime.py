@@ -106,6 +106,8 @@ class OnnxRuntimeEncoder:
         if self._bound is not None:
             self.lanes = SLOTS
         self._inputs = [i.name for i in self._session.get_inputs()]
+        width = self._session.get_outputs()[0].shape[-1:]
+        self.dimension = width[0] if width and isinstance(width[0], int) else None
         self._single: ort.InferenceSession | None = None
         self._opening = threading.Lock()
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.config import NumericType
 from pipeline.contracts import GRAPH_OUTPUT
+from pipeline.engines.forking import forked_from
 from pipeline.errors import MeasureError
 from pipeline.text.tokens import TokenBatch, bucket
 
@@ -19,6 +20,12 @@ def missing() -> str | None:
     """Return why OpenVINO cannot run here, or None where it can."""
     if importlib.util.find_spec("openvino") is None:
         return "Python package openvino is not installed (extra: openvino)"
+    parent = forked_from()
+    if parent is not None:
+        return (
+            f"process {parent} had loaded a bundle when this one was forked from it, and OpenVINO "
+            "hangs in such a child; load after the fork only, or start workers by 'spawn'"
+        )
     return None
 
 
@@ -41,8 +48,11 @@ class OpenVINOEncoder:
         """Compile the graph; ``threads`` 0 means all cores.
 
         Raises:
-            MeasureError: the file is not a graph that this OpenVINO runs.
+            MeasureError: the file is not a graph that this OpenVINO runs, or ``missing``.
         """
+        reason = missing()
+        if reason is not None:
+            raise MeasureError(reason)
         import openvino as ov
 
         self.name = "openvino"
@@ -61,6 +71,8 @@ class OpenVINOEncoder:
             raise MeasureError(f"OpenVINO cannot open {path}: {last}") from error
         self._inputs = [value.get_any_name() for value in self._model.inputs]
         self._output = self._model.output(GRAPH_OUTPUT)
+        width = self._output.partial_shape[-1]
+        self.dimension = width.get_length() if width.is_static else None
         self._requests = threading.local()
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pipeline.bundle.ranges import KnownRanges
 from pipeline.engines import Encoder
+from pipeline.engines.forking import own_process, require_own_process
 from pipeline.runtime.feed import Advance, Feed
 from pipeline.runtime.output import EmbeddingPrecision, OutputForm, make_output_form
 from pipeline.runtime.windows import Window, check_text, gather, windows
@@ -45,6 +46,14 @@ class TextEncoder:
         self.prompts = prompts
         self.default_prompt = default_prompt
         self.embedding_ranges = embedding_ranges
+        self._process = own_process(self)
+
+    def __getstate__(self) -> object:
+        """Refuse to be pickled or copied: an engine belongs to its process."""
+        raise TypeError(
+            "an encoder cannot be pickled or copied, its engine belongs to this process: send the "
+            "bundle's directory, and load it there"
+        )
 
     def encode(
         self,
@@ -72,6 +81,7 @@ class TextEncoder:
             ValueError: ``batch_size`` below 1, a prompt name or dimension that the model does not
                 have, an unknown precision, ranges of another shape, or a text that is not Unicode.
             TypeError: something in ``texts`` is not a str.
+            RuntimeError: this process was forked after the encoder was loaded.
         """
         form = self._form(truncate_dim, normalize_embeddings, precision, ranges)
         only = isinstance(texts, str)
@@ -204,6 +214,7 @@ class TextEncoder:
         self, text: str, prompt_name: str | None = None, prompt: str | None = None
     ) -> Ragged:
         """Return a text's tokens as ``encode`` makes them; raises what it does."""
+        require_own_process(self._process)
         (window,) = windows(iter([text]), None, self.tokenizer.longest)
         return self._tokenize(window, self._prompt(prompt_name, prompt))
 
@@ -237,6 +248,7 @@ class TextEncoder:
         advance: Advance | None = None,
     ) -> Iterator[FloatArray]:
         """Return the embeddings window by window, at least one block; checks before it starts."""
+        require_own_process(self._process)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer or None, got {batch_size}")
         feed = Feed(

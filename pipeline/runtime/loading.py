@@ -26,6 +26,7 @@ from pipeline.errors import BundleError
 from pipeline.runtime.building import engine_cache, start_build
 from pipeline.runtime.check import check_engine, require_passed
 from pipeline.runtime.choice import Choice, open_engine, plan_fits
+from pipeline.runtime.consistency import check_consistency
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.tokens import Tokenizer
 
@@ -128,7 +129,9 @@ def _load_once(parent: Parent, checker: Checker, choice: Choice, *, check: bool)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         checker.path(name)
     tokenizer = Tokenizer(parent.root, max_length=int(parent.manifest["model"]["max_length"]))
-    encoder = text_encoder(parent, tokenizer, open_engine(parent, checker, choice))
+    engine = open_engine(parent, checker, choice)
+    check_consistency(parent, tokenizer, engine)
+    encoder = text_encoder(parent, tokenizer, engine)
     proof = read_proof(checker, parent.manifest) if check else None
     checker.recheck()
     if proof is not None:

@@ -33,6 +33,8 @@ _RANGED = ("int8", "uint8", "int8_dot")
 _SMALLEST_NORM = 1e-12
 """What a shorter vector is divided by: ``torch.nn.functional.normalize``."""
 
+_ORDERED = "expected the smallest value, then the largest, both numbers"
+
 FEW = 100
 """Ranges from fewer embeddings are warned of, as in Sentence Transformers."""
 
@@ -52,7 +54,8 @@ def quantize_embeddings(
     (uint8) pack the signs of eight dimensions into a byte.
 
     Raises:
-        ValueError: unknown precision, ranges of another shape, or the embeddings are not floats.
+        ValueError: unknown precision, the embeddings are not floats, or ranges of another shape,
+            not numbers, or the largest value first.
     """
     if precision not in _DTYPES:
         known = ", ".join(get_args(EmbeddingPrecision))
@@ -95,8 +98,15 @@ def dot_levels(embeddings: npt.NDArray[Any], ranges: npt.NDArray[Any]) -> npt.ND
 
 
 def _steps(ranges: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    bad = np.flatnonzero(~(np.isfinite(ranges).all(axis=0) & (ranges[0] <= ranges[1])))
+    if len(bad):
+        raise ValueError(f"ranges of dimension {bad[0]} {_shown(ranges, bad[0])}: {_ORDERED}")
     steps = (ranges[1] - ranges[0]) / 255
     return np.where(steps == 0, 1, steps)
+
+
+def _shown(ranges: npt.NDArray[Any], dimension: int) -> str:
+    return f"[{ranges[0, dimension]:g}, {ranges[1, dimension]:g}]"
 
 
 def _ranges(embeddings: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
@@ -156,6 +166,13 @@ def make_output_form(
         raise ValueError(f"truncate_dim={truncate_dim}: expected 1 to {full_dimension}")
     if ranges is not None and precision not in _RANGED:
         raise ValueError(f"ranges are for int8 and uint8 levels, not for precision {precision!r}")
+    if ranges is not None and ranges.shape == (2, dimension):
+        flat = np.flatnonzero(ranges[0] == ranges[1])
+        if len(flat):
+            raise ValueError(
+                f"ranges of dimension {flat[0]} {_shown(ranges, flat[0])} have no width: take them "
+                "from more texts"
+            )
     if ranges is None and known is not None and precision in _RANGED:
         if normalize and (dimension < full_dimension or not known.unit_length):
             raise ValueError(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import ResolveError
 from pipeline.source.tokenization import Tokenization
-from pipeline.text.tokens import ROWS, WRAPPING
+from pipeline.text.tokenizer_settings import ROWS, WRAPPING
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ same ``tokenizer.json`` through the ``tokenizers`` library gives the same ids; r
 check that against ``SentenceTransformer.encode``.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import BundleError
 from pipeline.text.ragged import Padding, Ragged, TokenBatch, join, pad
-from pipeline.text.wrapping import read_wrapping
+from pipeline.text.tokenizer_settings import read_settings
 from pipeline.vectors import IntArray
 
 __all__ = ["Ragged", "TokenBatch", "TokenRow", "Tokenizer"]
@@ -33,9 +32,6 @@ FIRST_LOOK = 16
 
 LONGEST = 1 << 20
 """Characters that are read of a text in which no word has ended behind the limit by then."""
-
-WRAPPING, ROWS = "sentence_transformers_wrapping", "embedding_rows"
-"""Keys of ours in ``tokenizer_config.json``: a chat template, and a table that ids lead out of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,26 +54,26 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         try:
             self._tokenizer = FastTokenizer.from_file(str(path))
-            config = json.loads((directory / "tokenizer_config.json").read_text("utf-8"))
+            path = directory / "tokenizer_config.json"
+            settings = read_settings(path.read_text("utf-8"))
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(
                 f"cannot read the tokenizer {path}: {error}; publish the bundle again"
             ) from error
         self.max_length = max_length
-        self.padding_side: str = config.get("padding_side", "right")
+        self.padding_side = settings.padding_side
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = bool(config.get("split_special_tokens", False))
-        side = config.get("truncation_side", "right")
+        self._tokenizer.encode_special_tokens = settings.split_special_tokens
+        side = settings.truncation_side
         self._tokenizer.enable_truncation(max_length, direction=side)
         cut = side == "right"  # cut on the left, a text's end is what counts
         self.longest = LONGEST if cut else sys.maxsize - 1
         self._first_look = max(4096, FIRST_LOOK * max_length) if cut else self.longest
-        pad = config.get("pad_token")
-        pad = pad["content"] if isinstance(pad, dict) else pad
+        pad = settings.pad_token
         self.pad_id = (self._tokenizer.token_to_id(pad) or 0) if pad else 0
-        self.pad_type_id = int(config.get("pad_token_type_id", 0))
-        self._wrapping = read_wrapping(config.get(WRAPPING))
-        self._embedding_rows: int | None = config.get(ROWS)
+        self.pad_type_id = settings.pad_type_id
+        self._wrapping = settings.wrapping
+        self._embedding_rows = settings.embedding_rows
         # A template gives each of its pieces one type: if all of "a" have the same, all texts do.
         types = set(self._tokenizer.encode("a").type_ids)
         self._padding = Padding(

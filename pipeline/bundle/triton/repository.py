@@ -36,6 +36,16 @@ QUEUE_DELAY_US = 1000
 _VERSION = "1"
 _CUDA_PLAN = "tensorrt"
 
+_MODULES = (
+    "text/tokens.py",
+    "text/ragged.py",
+    "text/tokenizer_settings.py",
+    "text/wrapping.py",
+    "errors.py",
+    "vectors.py",
+)
+"""What the tokenizer step imports."""
+
 
 def write_triton(out: Path, parent: Parent, engines: Sequence[EngineDirectory]) -> None:
     """Write a bundle's model repository to ``out``, with a manifest that names the bundle.
@@ -142,7 +152,7 @@ def _write_step(directory: Path, parent: Parent, profiles: Sequence[Profile]) ->
     (directory / "pipeline").mkdir(parents=True)
     shutil.copyfile(tokenizer_step.__file__, directory / "model.py")
     (directory / "pipeline" / "text").mkdir()
-    for name in ("text/tokens.py", "text/ragged.py", "text/wrapping.py", "errors.py", "vectors.py"):
+    for name in _MODULES:
         shutil.copyfile(Path(pipeline.__file__).parent / name, directory / "pipeline" / name)
     for name in ("__init__.py", "text/__init__.py"):
         (directory / "pipeline" / name).write_text(

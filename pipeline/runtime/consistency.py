@@ -1,0 +1,70 @@
+"""Hold what a manifest says of a model against its graph and its own configuration, at load."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.bundle.engines import Parent
+from pipeline.engines import Encoder
+from pipeline.errors import BundleError
+from pipeline.text.tokens import Tokenizer
+
+_POSITIONED = (
+    "albert",
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "ernie",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+)
+"""Architectures with a table of positions; in others a limit may be longer than what is stated."""
+
+
+def check_consistency(parent: Parent, tokenizer: Tokenizer, engine: Encoder) -> None:
+    """Refuse a bundle whose texts would fail at their first encode, or be cut wrongly.
+
+    Raises:
+        BundleError: the graph gives another dimension than the manifest states, or takes fewer
+            tokens or token types than the tokenizer makes.
+    """
+    model = parent.manifest["model"]
+    stated, graph = int(model["dimension"]), getattr(engine, "dimension", None)
+    if graph is not None and graph != stated:
+        raise _contradiction(parent, f"model.dimension is {stated}, the graph gives {graph}")
+    config = _config(parent)
+    positions = config.get("max_position_embeddings")
+    limit = int(model["max_length"])
+    if config.get("model_type") in _POSITIONED and _is_count(positions) and limit > positions:
+        raise _contradiction(
+            parent, f"model.max_length is {limit}, the model has {positions} positions"
+        )
+    types = config.get("type_vocab_size")
+    typed = "token_type_ids" in {spec["name"] for spec in parent.manifest["graph"]["inputs"]}
+    if typed and _is_count(types) and tokenizer.pad_type_id >= types:
+        raise _contradiction(
+            parent,
+            f"pad_token_type_id is {tokenizer.pad_type_id} in tokenizer_config.json, the model "
+            f"has {types} token types",
+        )
+
+
+def _config(parent: Parent) -> Mapping[str, Any]:
+    """Return ``config.json``, or nothing where the bundle has none that is an object."""
+    if not parent.checker.has("config.json"):
+        return {}
+    try:
+        config = json.loads(parent.checker.path("config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _contradiction(parent: Parent, words: str) -> BundleError:
+    return BundleError(f"{parent.root}: {words}; publish the bundle again")
