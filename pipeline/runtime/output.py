@@ -77,6 +77,9 @@ def quantize_embeddings(
             f"ranges of shape {list(ranges.shape)}: expected {[2, embeddings.shape[1]]}, the "
             "smallest and the largest value of each dimension"
         )
+    bad = np.flatnonzero(~(np.isfinite(ranges).all(axis=0) & (ranges[0] <= ranges[1])))
+    if len(bad):
+        raise ValueError(f"ranges of dimension {bad[0]} {_shown(ranges, bad[0])}: {_ORDERED}")
     if precision == "int8_dot":
         return dot_levels(embeddings, ranges)
     steps = _steps(ranges)
@@ -98,9 +101,6 @@ def dot_levels(embeddings: npt.NDArray[Any], ranges: npt.NDArray[Any]) -> npt.ND
 
 
 def _steps(ranges: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    bad = np.flatnonzero(~(np.isfinite(ranges).all(axis=0) & (ranges[0] <= ranges[1])))
-    if len(bad):
-        raise ValueError(f"ranges of dimension {bad[0]} {_shown(ranges, bad[0])}: {_ORDERED}")
     steps = (ranges[1] - ranges[0]) / 255
     return np.where(steps == 0, 1, steps)
 
@@ -166,7 +166,7 @@ def make_output_form(
         raise ValueError(f"truncate_dim={truncate_dim}: expected 1 to {full_dimension}")
     if ranges is not None and precision not in _RANGED:
         raise ValueError(f"ranges are for int8 and uint8 levels, not for precision {precision!r}")
-    if ranges is not None and ranges.shape == (2, dimension):
+    if ranges is not None and precision != "int8_dot" and ranges.shape == (2, dimension):
         flat = np.flatnonzero(ranges[0] == ranges[1])
         if len(flat):
             raise ValueError(
