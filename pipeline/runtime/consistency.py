@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.bundle.engines import Parent
 from pipeline.engines import Encoder
@@ -62,7 +62,7 @@ def _config(parent: Parent) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -123,7 +123,7 @@ def test_ranges_that_are_none(low: float, high: float, seen: str, encoder: TextE
     ranges[:, 3] = low, high
     for precision in ("int8", "uint8"):
         with pytest.raises(ValueError, match=seen):
-            encoder.encode(["a"], precision=precision, ranges=ranges)  # type: ignore[arg-type]
+            encoder.encode(["a"], precision=precision, ranges=ranges)
     if low != high:
         with pytest.raises(ValueError, match=seen):
             quantize_embeddings(np.zeros((1, 32), np.float32), "int8", ranges)
