@@ -33,6 +33,12 @@ MAX_BATCH = 64
 QUEUE_DELAY_US = 1000
 """How long a request waits for others to share its batch; small beside a batch's own time."""
 
+QUEUE_TIMEOUT_US = 10_000_000
+"""How long a request waits for a step before it is refused; a client may ask for less."""
+
+MAX_QUEUE = 512
+"""Requests that wait for a step; more are refused at once."""
+
 _VERSION = "1"
 _CUDA_PLAN = "tensorrt"
 
@@ -67,6 +73,8 @@ def write_triton(out: Path, parent: Parent, engines: Sequence[EngineDirectory]) 
         "dimension": model["dimension"],
         "max_batch": max_batch([profile for plan in plans for profile in plan.profiles]),
         "queue_delay_us": QUEUE_DELAY_US,
+        "queue_timeout_us": QUEUE_TIMEOUT_US,
+        "max_queue": MAX_QUEUE,
     }
     _write_config(out / name, "ensemble", common)
     # Triton wants a version of every model, and a bundle is moved file by file.

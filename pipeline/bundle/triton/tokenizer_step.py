@@ -71,11 +71,14 @@ class TritonPythonModel:
         self._outputs = [spec["name"] for spec in json.loads(args["model_config"])["output"]]
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer every request, shortest first; one that cannot be answered gets its own error."""
+        """Answer every request, shortest first; one that cannot be answered gets its own error.
+
+        What its client has given up is dropped: before it is tokenized, and before the encoder.
+        """
         import triton_python_backend_utils as triton  # exists inside Triton only
 
         readable, texts, prompts = [], [], []
-        for request in requests:
+        for request in _wanted(triton, requests):
             try:
                 own, heads = self._texts(triton, request)
             except ValueError as error:
@@ -90,6 +93,8 @@ class TritonPythonModel:
                 _refuse(triton, request, batch)
             else:
                 answers.append((request, batch))
+        wanted = {id(request) for request in _wanted(triton, [request for request, _ in answers])}
+        answers = [answer for answer in answers if id(answer[0]) in wanted]
         for request, batch in sorted(answers, key=lambda answer: answer[1].input_ids.shape[1]):
             tensors = [triton.Tensor(*item) for item in batch.feed(self._outputs).items()]
             _send(triton, request, triton.InferenceResponse(tensors))
@@ -109,6 +114,19 @@ def _strings(triton: Any, request: Any, name: str) -> list[str]:
         return [item.decode("utf-8") for item in tensor.as_numpy().reshape(-1)]
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8: {error}") from error
+
+
+def _wanted(triton: Any, requests: Sequence[Any]) -> list[Any]:
+    """Return the requests that somebody waits for; the others are answered as cancelled."""
+    wanted = []
+    for request in requests:
+        is_cancelled = getattr(request, "is_cancelled", None)  # from Triton 23.10 on
+        if is_cancelled is None or not is_cancelled():
+            wanted.append(request)
+        else:
+            reason = triton.TritonError("cancelled by its client", triton.TritonError.CANCELLED)
+            _send(triton, request, triton.InferenceResponse(error=reason))
+    return wanted
 
 
 def _refuse(triton: Any, request: Any, error: ValueError) -> None:

@@ -210,6 +210,11 @@ def test_steps_fit_each_other(either: Path, prompted: SourceModel, tiny_fp32: On
     for config in (tokenizer, encoder):
         assert config.HasField("dynamic_batching")
         assert config.dynamic_batching.max_queue_delay_microseconds > 0
+        policy = config.dynamic_batching.default_queue_policy
+        assert policy.timeout_action == policy.REJECT
+        assert 1_000_000 <= policy.default_timeout_microseconds <= 30_000_000
+        assert policy.allow_timeout_override
+        assert 64 <= policy.max_queue_size <= 1024
 
 
 def test_onnx_encoder(repository: Path) -> None:
@@ -372,11 +377,13 @@ class Request:
         self.get_response_sender = lambda: types.SimpleNamespace(send=send)
 
 
-def test_shortest_first_and_errors_alone(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests of one length follow each other, or Triton's batcher would not put them together."""
+@pytest.fixture
+def model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
+    """The tokenizer step as Triton runs it, on a stand-in for what the backend gives it."""
     triton: Any = types.ModuleType("triton_python_backend_utils")
     triton.TritonError = lambda text, code: text
     triton.TritonError.INVALID_ARG = 1
+    triton.TritonError.CANCELLED = 2
     triton.InferenceResponse = lambda tensors=None, error=None: error or dict(tensors)
     triton.Tensor = lambda name, array: (name, array)
     triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = "final"
@@ -388,6 +395,33 @@ def test_shortest_first_and_errors_alone(repository: Path, monkeypatch: pytest.M
     model.initialize(
         {"model_repository": str(step), "model_version": "1", "model_config": json.dumps(outputs)}
     )
+    return model
+
+
+def test_what_a_client_gave_up_is_dropped(model: TritonPythonModel) -> None:
+    sent: list[Any] = []
+    waiting, gone, leaves = (Request(sent, n, [b"word"]) for n in ("waiting", "gone", "leaves"))
+    answers = {"waiting": [False, False], "gone": [True], "leaves": [False, True]}
+    for request in (waiting, gone, leaves):
+        vars(request)["is_cancelled"] = lambda name=request.name: answers[name].pop(0)
+    tokenized: list[int] = []
+    encode = model._step.encode
+    vars(model._step)["encode"] = lambda texts, heads: (
+        tokenized.append(len(texts)) or encode(texts, heads)  # type: ignore[func-returns-value]
+    )
+    model.execute([waiting, gone, leaves])
+    assert tokenized == [2]
+    assert not any(answers.values())
+    assert [(name, said) for name, said, _ in sent[:2]] == [
+        ("gone", "cancelled by its client"),
+        ("leaves", "cancelled by its client"),
+    ]
+    assert [name for name, _, _ in sent] == ["gone", "leaves", "waiting"]
+    assert set(sent[2][1]) == {"input_ids", "attention_mask"}
+
+
+def test_shortest_first_and_errors_alone(model: TritonPythonModel) -> None:
+    """Requests of one length follow each other, or Triton's batcher would not put them together."""
     sent: list[Any] = []
     texts = {
         "long": [b"word " * 40],
