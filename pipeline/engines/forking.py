@@ -45,6 +45,8 @@ def _leave_to_the_parent() -> None:
     for encoder in list(_live):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(encoder))
     _live.clear()
+    if _processes:  # the tokenizers library's own threads stayed behind too
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 os.register_at_fork(after_in_child=_leave_to_the_parent)
