@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import pipeline
 from pipeline.config import CONF_DIR, PipelineConfig, register_schema
+from pipeline.contracts import Outcome
 
 COMMAND = [sys.executable, "-m", "pipeline"]
 SMALL = [
@@ -59,14 +60,19 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_here(*arguments: str) -> Path:
-    """Run the pipeline in this process and return the published bundle."""
+def outcome_of(*arguments: str) -> Outcome:
+    """Run the pipeline in this process and return how it ended."""
     from pipeline.flow.run import run
 
     register_schema()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = OmegaConf.to_object(compose("config", list(arguments)))
     assert isinstance(config, PipelineConfig)
-    outcome = run(config)
+    return run(config)
+
+
+def run_here(*arguments: str) -> Path:
+    """Run the pipeline in this process and return the published bundle."""
+    outcome = outcome_of(*arguments)
     assert outcome.published, outcome.report.failed_gates
     return outcome.path
