@@ -12,6 +12,7 @@ or 143 interrupted.
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.flow.building import (
     build_engines,
     write_repository,
 )
+from pipeline.flow.outcome_file import note_end, note_stage
 
 _SETTINGS = (
     ("sequence_buckets", "the longest sequence of each profile, such as 32,128,256"),
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     try:
+        note_stage("verify")
         parent = require_intact(
             options.bundle, manifest_sha256=options.manifest_sha256, public_key=options.public_key
         )
@@ -66,13 +69,22 @@ def _build(options: argparse.Namespace) -> int:
             print(render(each))
         if not added:
             print("nothing added: what can be built here is there")
+        note_end(0, bundle=parent.root, engines=[each.engine.root.name for each in added])
     except BusyError as error:
         print(error, file=sys.stderr)
-        return 0 if options.if_missing else 1
+        return _ended(0 if options.if_missing else 1, error)
+    except GateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _ended(2, error, error.gates)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, GateError) else 1
+        return _ended(1, error)
     return 0
+
+
+def _ended(code: int, error: PipelineError, gates: Sequence[str] = ()) -> int:
+    note_end(code, message=str(error), gates=gates)
+    return code
 
 
 def _order(options: argparse.Namespace) -> BuildOrder:
@@ -86,6 +98,7 @@ def _order(options: argparse.Namespace) -> BuildOrder:
         key=options.signing_key,
         if_missing=options.if_missing,
         wait=options.wait,
+        target=options.target,
     )
 
 
@@ -120,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: whatever is installed and can build here",
     )
+    parser.add_argument(
+        "--target",
+        type=_target,
+        metavar="sm_89",
+        help="the GPU type to build for: TensorRT-RTX builds for any, TensorRT refuses another one",
+    )
     parser.add_argument("--into", type=Path, metavar="DIR", help="instead of the bundle's engines/")
     parser.add_argument("--if-missing", action="store_true", help="leave an engine that is there")
     parser.add_argument("--wait", action="store_true", help="until another build there is done")
@@ -139,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         kind: Any = {"sequence_buckets": _buckets, "timing_cache": str}.get(name, int)
         settings.add_argument(f"--{name.replace('_', '-')}", type=kind, help=words)
     return parser
+
+
+def _target(text: str) -> str:
+    if not re.fullmatch(r"sm_\d{2,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a compute capability such as sm_89")
+    return text
 
 
 def _buckets(text: str) -> list[int]:

@@ -199,6 +199,9 @@ def _builder_config(
         config.set_flag(module.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if request.compute_capability is not None:
         name = f"SM{request.compute_capability.replace('.', '')}"
+        targets = sorted(module.ComputeCapability.__members__)
+        if name not in targets:
+            raise ValueError(f"no target {name}; there are {', '.join(targets)}")
         rtx: Any = config  # TensorRT itself builds for the GPU it is on, and has neither
         rtx.num_compute_capabilities = 1
         rtx.set_compute_capability(getattr(module.ComputeCapability, name), 0)

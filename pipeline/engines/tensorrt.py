@@ -40,7 +40,7 @@ def obstacle(runtime: str, runtime_version: str, target: str) -> str | None:
     if runtime == "tensorrt_rtx" and (reason := rtx_obstacle(gpu)) is not None:
         return reason
     installed = str(importlib.import_module(runtime).__version__)
-    other_gpu = runtime != "tensorrt_rtx" and target != gpu.target
+    other_gpu = target.startswith("sm_") and target != gpu.target
     if installed != runtime_version or other_gpu:
         label = _LABELS[runtime]
         return (

@@ -29,14 +29,15 @@ from pipeline.bundle.signing import check_key, sign_bundle
 from pipeline.bundle.verification import verify_engines
 from pipeline.config import EngineChoice, EngineConfig, NumericType
 from pipeline.contracts import Engine, OnnxModel, Profile, TensorSpec
-from pipeline.engines.gpu import find_gpu
+from pipeline.engines.gpu import Gpu, find_gpu
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.tensorrt import obstacle
 from pipeline.errors import BuildError, BundleError, PublishError
 from pipeline.flow.environment import describe_environment
+from pipeline.flow.outcome_file import note_stage
 from pipeline.runtime.check import Checked, check_engine
 from pipeline.runtime.loading import text_encoder
-from pipeline.stages.build import build, plan_build
+from pipeline.stages.build import RTX_TARGET, build, plan_build
 from pipeline.text.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class BuildOrder:
     """What to build, and where to put it.
 
     ``settings`` go over the engine settings that the bundle was published with. ``into`` is a
-    directory for engines outside the bundle. ``if_missing`` leaves what is there alone, and
+    directory for engines outside the bundle. ``target`` (``sm_89``) is the GPU type to build for,
+    where that is not this machine's. ``if_missing`` leaves what is there alone, and
     ``wait`` waits where another process builds into the same place.
     """
 
@@ -58,6 +60,7 @@ class BuildOrder:
     key: Path | None = None
     if_missing: bool = False
     wait: bool = False
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,11 @@ class BusyError(BuildError):
 class GateError(BuildError):
     """An engine does not give the vectors that were published; it was not put in place."""
 
+    def __init__(self, message: str, gates: Sequence[str]) -> None:
+        """Take what to tell, and which gates failed."""
+        super().__init__(message)
+        self.gates = tuple(gates)
+
 
 def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
     """Build what this machine can, check it where it runs here, and put it in place.
@@ -91,20 +99,24 @@ def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
     if order.key is not None:
         check_key(order.key)
     config = _settings(parent, order)
-    plan = plan_build(config, max_length=int(parent.manifest["model"]["max_length"]))
+    max_length = int(parent.manifest["model"]["max_length"])
+    plan = plan_build(config, max_length=max_length, target=order.target)
     if not plan.runtimes:
         why = "; ".join(f"{item.runtime}: {item.reason}" for item in plan.not_built)
         raise BuildError(f"no engine can be built here: {why or 'runtime=onnxruntime'}")
     into = order.into if order.into is not None else parent.root / ENGINES
-    with _alone(into, wait=order.wait):
+    gpu = find_gpu()
+    target = order.target or ("any" if gpu is None else gpu.target)
+    with _alone(into, f".build-{target}.lock", wait=order.wait):
         missing = [
             runtime
             for runtime in plan.runtimes
-            if not (order.if_missing and _is_there(into, parent, runtime))
+            if not (order.if_missing and _is_there(into, parent, runtime, order.target))
         ]
         added = [_add(runtime, parent, plan.profiles, config, order, into) for runtime in missing]
         if order.into is None and added:
-            write_repository(parent)
+            with _alone(into, ".triton.lock", wait=True):  # one builds for another GPU meanwhile
+                write_repository(parent)
     return added
 
 
@@ -128,11 +140,11 @@ def _settings(parent: Parent, order: BuildOrder) -> EngineConfig:
 
 
 @contextlib.contextmanager
-def _alone(into: Path, *, wait: bool) -> Iterator[None]:
-    """Keep other processes from building into the same place."""
+def _alone(into: Path, name: str, *, wait: bool) -> Iterator[None]:
+    """Keep other processes from building the same into the same place."""
     try:
         into.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(into / ".build.lock")
+        lock = FileLock(into / name)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise BusyError(f"another process is building into {into}") from error
@@ -144,15 +156,22 @@ def _alone(into: Path, *, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def _is_there(into: Path, parent: Parent, runtime: str) -> bool:
+def _is_there(into: Path, parent: Parent, runtime: str, target: str | None) -> bool:
     """Whether there is an engine of this runtime, in the version installed here, for this GPU."""
     version, gpu = str(importlib.import_module(runtime).__version__), find_gpu()
     for directory in engine_directories(into):
         engine = read_engine(directory, parent)
         same = (engine.runtime, engine.version) == (runtime, version)
-        if same and (runtime == "tensorrt_rtx" or gpu is None or engine.target == gpu.target):
+        if same and engine.target == _target(runtime, gpu, target):
             return True
     return False
+
+
+def _target(runtime: str, gpu: Gpu | None, target: str | None) -> str:
+    """Return which GPUs an engine that is built here is for."""
+    if target is not None:
+        return target
+    return RTX_TARGET if runtime == "tensorrt_rtx" or gpu is None else gpu.target
 
 
 def _add(
@@ -166,8 +185,13 @@ def _add(
     with staging(into) as work:
         started = time.perf_counter()
         timing_cache = Path(config.timing_cache or work / "timing_cache")
-        engine = build(_graph(parent), runtime, profiles, config, timing_cache, work / "built")
+        note_stage("build")
+        engine = build(
+            *(_graph(parent), runtime, profiles, config, timing_cache, work / "built"),
+            target=order.target,
+        )
         log.info("built %s in %.1f s", engine.name, time.perf_counter() - started)
+        note_stage("check")
         checked, reason = _check(engine, parent) if order.check else (None, "not asked for")
         directory = write_engine(
             work / ENGINES,
@@ -222,6 +246,7 @@ def _check(engine: Engine, parent: Parent) -> tuple[Checked | None, str | None]:
         raise GateError(
             f"{engine.name} does not give the vectors that were published: "
             f"{', '.join(checked.failed)} over {checked.n} check texts, worst "
-            f"{checked.worst[:60]!r}; it was not put in place"
+            f"{checked.worst[:60]!r}; it was not put in place",
+            checked.failed,
         )
     return checked, None

@@ -1,7 +1,8 @@
 """Tell a parent process in a file, ``outcome.json``, how far a run has come and how it ended.
 
 Only where ``PIPELINE_OUTCOME`` names the file. It is written anew when a stage starts, so that it
-says in which one a process died. Schema 1: ``exit``, ``stage``, ``gates``, ``bundle``, ``message``.
+says in which one a process died. Schema 1: ``exit``, ``stage``, ``gates``, ``bundle``, ``message``,
+``engines``.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ class RunOutcome:
     """What a run came to: ``exit`` is its exit code, None while it runs or where it was killed.
 
     ``stage`` is the one that started last, ``gates`` are those that failed, ``bundle`` is what was
-    published, ``message`` the words of an error.
+    published, ``engines`` those that were added to it, ``message`` the words of an error.
     """
 
     exit: int | None = None
@@ -33,6 +34,7 @@ class RunOutcome:
     gates: tuple[str, ...] = ()
     bundle: str | None = None
     message: str | None = None
+    engines: tuple[str, ...] = ()
 
 
 def read_outcome(path: Path) -> RunOutcome:
@@ -41,7 +43,8 @@ def read_outcome(path: Path) -> RunOutcome:
     if data.pop("schema", None) != SCHEMA:
         return RunOutcome()
     with contextlib.suppress(TypeError, KeyError):
-        return RunOutcome(**data | {"gates": tuple(map(str, data["gates"]))})
+        lists = {key: tuple(map(str, data.get(key, ()))) for key in ("gates", "engines")}
+        return RunOutcome(**data | lists)
     return RunOutcome()
 
 
@@ -56,10 +59,16 @@ def note_end(
     message: str | None = None,
     gates: Sequence[str] = (),
     bundle: Path | None = None,
+    engines: Sequence[str] = (),
 ) -> None:
     """Tell how the run ends: its exit code, and what that comes from."""
     where = None if bundle is None else str(bundle)
-    _write(lambda told: replace(told, exit=code, message=message, gates=tuple(gates), bundle=where))
+
+    def change(told: RunOutcome) -> RunOutcome:
+        ended = replace(told, exit=code, message=message, bundle=where)
+        return replace(ended, gates=tuple(gates), engines=tuple(engines))
+
+    _write(change)
 
 
 def _write(change: Callable[[RunOutcome], RunOutcome]) -> None:

@@ -35,8 +35,14 @@ class DeviceKubernetesConfig:
 
 @dataclass
 class DeviceConfig:
-    """Where a device's cells run: each slot is a ``CUDA_VISIBLE_DEVICES`` for a cell at a time."""
+    """Where a device's cells run: each slot is a ``CUDA_VISIBLE_DEVICES`` for a cell at a time.
 
+    With ``builds_from`` they calibrate nothing: each builds an engine of the bundle that the cell
+    of that device published, for the GPU type ``target`` (``sm_89``), and checks it.
+    """
+
+    builds_from: str | None = None
+    target: str | None = None
     slots: list[str] = field(default_factory=lambda: [""])
     overrides: list[str] = field(default_factory=list)
     artifacts_dir: str | None = None

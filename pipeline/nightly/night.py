@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import ConfigError, NightlyError
 from pipeline.files import read_json, write_json
 from pipeline.history.keep.status import Status
+from pipeline.nightly.cells.built import forget_skipped
 from pipeline.nightly.cells.cell import write_cell
 from pipeline.nightly.cells.matrix import Cell
 
@@ -97,6 +98,8 @@ def _prepare(
         )
     else:
         left = len(night.pending())
+        for cell in night.pending():  # what it was skipped for may be mended
+            forget_skipped(night.of(cell))
         log.info("night %s: %d of %d cells are left", name, left, len(cells))
     return night
 

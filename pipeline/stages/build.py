@@ -34,8 +34,10 @@ class BuildPlan:
     profiles: tuple[Profile, ...]
 
 
-def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
+def plan_build(config: EngineConfig, *, max_length: int, target: str | None = None) -> BuildPlan:
     """Choose runtimes and optimization profiles for this machine and model.
+
+    ``target`` (``sm_89``) is the GPU type to build for; None is that of this machine.
 
     Raises:
         ConfigError: profiles that contradict each other or the model's max length.
@@ -54,8 +56,9 @@ def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
         return BuildPlan(runtimes=(), not_built=(), profiles=profiles)
     gpu = find_gpu()
     obstacles = {
-        "tensorrt": _missing("tensorrt") or (None if gpu else "no CUDA device on this machine"),
-        "tensorrt_rtx": _missing("tensorrt_rtx") or (rtx_obstacle(gpu) if gpu else None),
+        "tensorrt": _missing("tensorrt") or _no_gpu(gpu, target),
+        "tensorrt_rtx": _missing("tensorrt_rtx")
+        or (rtx_obstacle(gpu) if gpu and target is None else None),
     }
     if config.runtime is not EngineChoice.auto:
         name = config.runtime.value
@@ -74,6 +77,14 @@ def plan_build(config: EngineConfig, *, max_length: int) -> BuildPlan:
         not_built=not_built,
         profiles=profiles,
     )
+
+
+def _no_gpu(gpu: Gpu | None, target: str | None) -> str | None:
+    if gpu is None:
+        return "no CUDA device on this machine"
+    if target is not None and gpu.target != target:
+        return f"builds for the GPU that it is on: {gpu.target} ({gpu.name}), not {target}"
+    return None
 
 
 def _missing(module: str) -> str | None:
@@ -129,15 +140,25 @@ def build(
     config: EngineConfig,
     timing_cache_dir: Path,
     out_dir: Path,
+    *,
+    target: str | None = None,
 ) -> Engine:
     """Build one plan in a child process and return it with what was read back.
+
+    ``target`` (``sm_89``) narrows TensorRT-RTX to one GPU type; TensorRT has no choice.
 
     Raises:
         BuildError: as ``pipeline.engines.builder.run_build``, or the plan's I/O is not the graph's.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     gpu = find_gpu()
-    target = RTX_TARGET if runtime == "tensorrt_rtx" or gpu is None else gpu.target
+    capability = None
+    if runtime == "tensorrt_rtx" and target is not None:
+        capability = target.removeprefix("sm_")
+    elif runtime == "tensorrt_rtx" or gpu is None:
+        target = RTX_TARGET
+    else:
+        target = gpu.target
     plan = out_dir / f"{runtime}-{target}.plan"
     cache = None
     if runtime == "tensorrt" and gpu is not None:
@@ -152,6 +173,7 @@ def build(
         workspace_mib=config.workspace_mib,
         optimization_level=config.optimization_level,
         timing_cache=cache,
+        compute_capability=capability,
         layers=layers,
         version_compatible=version_compatible,
     )

@@ -187,14 +187,21 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan_build(config: Any, *, max_length: int) -> Any:
+    def plan_build(config: Any, *, max_length: int, target: str | None) -> Any:
         from pipeline.stages.build import BuildPlan, make_profiles
 
         profiles = make_profiles(config, max_length=max_length)
         return BuildPlan(runtimes=("tensorrt",), not_built=(), profiles=profiles)
 
     def build(
-        model: OnnxModel, runtime: str, profiles: Any, config: Any, cache: Path, out: Path
+        model: OnnxModel,
+        runtime: str,
+        profiles: Any,
+        config: Any,
+        cache: Path,
+        out: Path,
+        *,
+        target: str | None,
     ) -> Engine:
         out.mkdir()
         plan = shutil.copyfile(model.path, out / "x.plan")
@@ -203,7 +210,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             sha256=sha256_file(plan),
             runtime=runtime,
             runtime_version="11.2.1",
-            target="sm_89",
+            target=target or "sm_89",
             profiles=tuple(profiles),
             inputs=model.inputs,
             outputs=model.outputs,
@@ -309,7 +316,9 @@ def test_nothing_can_be_built(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
         added(bundle)
 
 
-@pytest.mark.parametrize("arguments", [[], ["nowhere"], ["x", "--runtime", "onnxruntime"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nowhere"], ["x", "--runtime", "onnxruntime"], ["x", "--target", "8.9"]]
+)
 def test_wrong_arguments(arguments: list[str]) -> None:
     assert main(arguments) == 1
 
@@ -320,7 +329,11 @@ def test_another_process_is_at_it(
     from filelock import FileLock
 
     (bundle / "engines").mkdir()
-    with FileLock(bundle / "engines" / ".build.lock"):
-        assert main([str(bundle)]) == 1
+    ada = [str(bundle), "--target", "sm_89"]
+    with FileLock(bundle / "engines" / ".build-sm_89.lock"):
+        assert main(ada) == 1
         assert "another process is building into" in capsys.readouterr().err
-        assert main([str(bundle), "--if-missing"]) == 0
+        assert main([*ada, "--if-missing"]) == 0
+        assert list(bundle.glob("engines/[!.]*")) == []
+        assert main([str(bundle), "--target", "sm_90"]) == 0  # for another GPU at the same time
+    assert [path.name for path in bundle.glob("engines/[!.]*")] == ["tensorrt-11.2.1-sm_90"]

@@ -1,4 +1,4 @@
-"""A stand-in for ``python -m pipeline`` in a cell: tenths of a second, and it fails on demand.
+"""A stand-in for ``python -m pipeline`` and ``pipeline.build`` in a cell: it fails on demand.
 
 It takes over through ``sitecustomize`` on the cell's PYTHONPATH; what it does is in dataset.path.
 """
@@ -29,6 +29,24 @@ def tell(**outcome):
 def leave(directory, **report):
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps(report))
+
+if sys.orig_argv[1:3] == ["-m", "pipeline.build"]:
+    bundle, _, target, *options = sys.orig_argv[3:]
+    tell(stage="check")
+    if "--runtime=reject" in options:
+        tell(exit=2, stage="check", gates=["cosine.mean 0.5 < 0.9"], message="not its vectors")
+        os._exit(2)
+    assert Path(bundle, "report.json").is_file()
+    engine = Path(bundle, "engines", "tensorrt-11.4.0-" + target)
+    engine.mkdir(parents=True)
+    cosine = {"mean": 0.9995, "p1": 0.999, "min": 0.998}
+    measured = {"executed": True, "device": "cuda", "agreement": {"n": 256, "cosine": cosine}}
+    if "--no-check" in options:
+        measured = {"executed": False, "reason": "no CUDA device on this machine"}
+    manifest = {"runtime": "tensorrt", "target": target, "measured": measured, "environment": {}}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    tell(exit=0, stage="check", bundle=bundle, engines=[engine.name])
+    os._exit(0)
 
 if sys.orig_argv[1:3] == ["-m", "pipeline"]:
     settings = dict(argument.split("=", 1) for argument in sys.orig_argv[3:])

@@ -184,18 +184,32 @@ def test_another_schema_is_refused_and_kept(entry: Entry, tmp_path: Path) -> Non
     path = tmp_path / "h.sqlite"
     save(path, [entry])
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(HistoryError, match="schema 2, expected 1"):
+        connection.execute("PRAGMA user_version = 7")
+    with pytest.raises(HistoryError, match="schema 7, expected 2"):
         save(path, [entry])
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM cells").fetchone() == (1,)
+
+
+def test_a_database_from_before_the_target_is_read_and_written(
+    entry: Entry, tmp_path: Path
+) -> None:
+    path = tmp_path / "h.sqlite"
+    save(path, [entry])
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE cells DROP COLUMN target")
+        connection.execute("PRAGMA user_version = 1")
+    assert stored(path) == [entry]
+    later = replace(entry, night="2030-01-01T02:00:00Z", target="sm_89")
+    save(path, [later])
+    assert stored(path) == [entry, later]
 
 
 def test_another_program_s_database_is_left_alone(entry: Entry, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (a)")
-    with pytest.raises(HistoryError, match="schema 0, expected 1"):
+    with pytest.raises(HistoryError, match="schema 0, expected 2"):
         save(path, [entry])
 
 

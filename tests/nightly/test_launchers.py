@@ -81,6 +81,22 @@ def test_renders_only(tmp_path: Path) -> None:
     assert (night.directory / "kubernetes.yaml").read_text().count("kind: Job") == 2
 
 
+def test_cells_that_build_are_applied_once_the_others_have_ended(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    config.hardware["gpu"] = DeviceConfig(builds_from="cpu", target="sm_89")
+    night = night_of(tmp_path, config)
+    run_kubernetes(night, night.cells, config, Stop(), lambda: None)
+    for name, device in {"kubernetes": "cpu", "kubernetes-engines": "gpu"}.items():
+        job = OmegaConf.load(night.directory / f"{name}.yaml")
+        assert job.metadata.labels.device == device
+
+
+def test_slurm_starts_what_builds_after_what_publishes() -> None:
+    assert slurm.waiting_for([]) == {}
+    asked = {"additional_parameters": {"dependency": "afterany:12:13"}}
+    assert slurm.waiting_for(["12_0", "12_1", "13_0"]) == asked
+
+
 def test_waits_for_statuses_and_not_for_ever(tmp_path: Path) -> None:
     config = settings(tmp_path, wait_s=0.05)
     night = night_of(tmp_path, config)

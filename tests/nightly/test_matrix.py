@@ -58,6 +58,37 @@ def test_exclude_overrides_and_times_by_pattern() -> None:
     )
 
 
+def engines(**more: Any) -> dict[str, Any]:
+    hardware = {
+        "l4": DeviceConfig(builds_from="cpu", target="sm_89", overrides=["--max-batch=8"]),
+        "h100": DeviceConfig(builds_from="cpu", target="sm_90"),
+        "cpu": DeviceConfig(artifacts_dir="bundles"),
+    }
+    return {"hardware": {**hardware, **more}, "devices": [*hardware], "precisions": ["int8"]}
+
+
+def test_one_publishes_and_a_cell_for_each_gpu_type_builds_from_it() -> None:
+    cells = make_cells(config(**engines(), overrides={"*-int8-*": ["validate.budget_s=9"]}))
+    assert [cell.name for cell in cells] == [
+        "minilm-int8-cpu",
+        "minilm-int8-l4",
+        "minilm-int8-h100",
+    ]
+    published, ada, hopper = cells
+    assert (published.after, published.gpu_target, published.builds) == (None, None, False)
+    assert "validate.budget_s=9" in published.arguments
+    assert ada.command == (
+        "python -m pipeline.build bundles/minilm/int8 --target sm_89 --wait --max-batch=8"
+    )
+    assert (hopper.after, hopper.gpu_target) == ("minilm-int8-cpu", "sm_90")
+    assert {cell.target for cell in cells} == {"bundles/minilm/int8"}
+
+
+def test_where_nothing_publishes_tonight_the_bundle_that_is_there_is_built_from() -> None:
+    (cell,) = make_cells(config(**engines() | {"devices": ["l4"]}))
+    assert (cell.after, cell.target) == (None, "bundles/minilm/int8")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -79,6 +110,24 @@ def test_exclude_overrides_and_times_by_pattern() -> None:
             {"hardware": {"cpu": DeviceConfig(), "x": DeviceConfig()}, "devices": ["cpu", "x"]},
             ["same bundle", "hardware.<device>.artifacts_dir"],
         ),
+        (
+            engines(b=DeviceConfig(builds_from="l4")),
+            ["hardware.b.builds_from=l4", "a device whose cells publish: cpu"],
+        ),
+        (
+            engines(b=DeviceConfig(builds_from="cpu", target="8.9")),
+            ["hardware.b.target=8.9", "sm_89"],
+        ),
+        (
+            engines(h100=DeviceConfig(builds_from="cpu", target="sm_89")),
+            ["two cells would build the same engine"],
+        ),
+        (engines(b=DeviceConfig(target="sm_89")), ["only for a device with builds_from"]),
+        (
+            engines(b=DeviceConfig(builds_from="cpu", artifacts_dir="x")),
+            ["hardware.b.artifacts_dir: its bundles are those of cpu"],
+        ),
+        (engines() | {"overrides": {"*-l4": ["a=1"]}}, ["'*-l4' fits no cell"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

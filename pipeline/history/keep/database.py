@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.errors import HistoryError
 from pipeline.history.keep.records import ArtifactEntry, Entry, Figure, Finding
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_S = 30.0
 """How long another writer is waited for: one night's transaction takes milliseconds."""
 
@@ -24,7 +24,8 @@ _TABLES = """
 CREATE TABLE cells (night TEXT NOT NULL, cell TEXT NOT NULL, model TEXT NOT NULL,
   precision TEXT NOT NULL, device TEXT NOT NULL, state TEXT NOT NULL, exit_code INTEGER,
   stage TEXT, message TEXT, seconds REAL NOT NULL, command TEXT NOT NULL, bundle_sha256 TEXT,
-  config_sha256 TEXT, machine TEXT, page TEXT, versions TEXT, failed_gates TEXT NOT NULL,
+  config_sha256 TEXT, target TEXT, machine TEXT, page TEXT, versions TEXT,
+  failed_gates TEXT NOT NULL,
   PRIMARY KEY (cell, night)) WITHOUT ROWID;
 CREATE TABLE stages (night TEXT NOT NULL, cell TEXT NOT NULL, position INTEGER NOT NULL,
   stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (cell, night, position),
@@ -44,7 +45,7 @@ CREATE TABLE findings (night TEXT NOT NULL, cell TEXT NOT NULL, position INTEGER
 
 _CELL = (
     "night", "cell", "model", "precision", "device", "state", "exit_code", "stage", "message",
-    "seconds", "command", "bundle_sha256", "config_sha256", "machine", "page",
+    "seconds", "command", "bundle_sha256", "config_sha256", "target", "machine", "page",
 )  # fmt: skip
 _FINDING = ("metric", "kind", "text", "fails", "artifact", "rule", "accepted")
 
@@ -69,7 +70,7 @@ def open_database(
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("BEGIN IMMEDIATE" if create or write else "BEGIN")
-        _check_schema(connection, path, create=create)
+        _check_schema(connection, path, create=create, write=write)
         yield connection
         connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
@@ -79,9 +80,14 @@ def open_database(
             connection.close()  # rolls back what was not committed
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
+def _check_schema(connection: sqlite3.Connection, path: Path, *, create: bool, write: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == SCHEMA:
+        return
+    if version == 1:  # without the target
+        if create or write:
+            connection.execute("ALTER TABLE cells ADD COLUMN target TEXT")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
         return
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if version or tables or not create:
@@ -163,7 +169,7 @@ def read_entries(
         figures.setdefault((row["cell"], row["night"], row["artifact"]), {})[row["metric"]] = figure
     return [
         Entry(
-            **{name: row[name] for name in _CELL},
+            **{name: row.get(name) for name in _CELL},
             versions=None if row["versions"] is None else json.loads(row["versions"]),
             failed_gates=tuple(json.loads(row["failed_gates"])),
             stages=tuple((s["stage"], s["seconds"]) for s in stages.get(key, ())),

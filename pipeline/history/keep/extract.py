@@ -46,6 +46,7 @@ def make_entry(status: Status, night: str, page: str | None = None) -> Entry:
         command=status.command,
         bundle_sha256=None if bundle is None else manifest_sha256(bundle),
         config_sha256=_sha256(manifest.get("config")),
+        target=status.target,
         page=page,
     )
     report = status.report()

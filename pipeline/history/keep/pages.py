@@ -27,7 +27,7 @@ def keep_page(database: Path, night: str, status: Status) -> str | None:
         report = status.report()
         if status.state is State.published and source is not None and source.is_file():
             link_or_copy(source, page)
-        elif report is not None:
+        elif report is not None and "reference" in report:  # an engine cell has no page of its own
             from pipeline.report.html import render_html
 
             page.write_text(render_html(report), "utf-8")

@@ -61,7 +61,8 @@ class Entry:
     """One cell of one night as history keeps it.
 
     ``bundle_sha256`` is of the bundle's manifest, ``config_sha256`` of the config in it.
-    ``machine`` is what speeds compare on. ``page`` is the night's own ``report.html``, relative to
+    ``target`` is the GPU type of an engine that was built from another cell's bundle. ``machine``
+    is what speeds compare on. ``page`` is the night's own ``report.html``, relative to
     the database.
     """
 
@@ -78,6 +79,7 @@ class Entry:
     command: str = ""
     bundle_sha256: str | None = None
     config_sha256: str | None = None
+    target: str | None = None
     machine: str | None = None
     page: str | None = None
     versions: Mapping[str, str] | None = None

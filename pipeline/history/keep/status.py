@@ -14,9 +14,10 @@ STATUS_FILE = "status.json"
 class State(StrEnum):
     """What became of a cell.
 
-    The last three are not final: a resumed night runs the cell again. ``missing`` is never written;
-    it is what a summary calls a cell whose process ended without a final status, ``stopped`` one
-    that was not done when its night was stopped.
+    The last four are not final: a resumed night runs the cell again. ``skipped`` is a cell whose
+    bundle was not published. ``missing`` is never written; it is what a summary calls a cell whose
+    process ended without a final status, ``stopped`` one that was not done when its night was
+    stopped.
     """
 
     published = "published"
@@ -24,6 +25,7 @@ class State(StrEnum):
     error = "error"
     crashed = "crashed"
     timeout = "timeout"
+    skipped = "skipped"
     running = "running"
     stopped = "stopped"
     missing = "missing"
@@ -31,12 +33,20 @@ class State(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the cell's command ran to an end of its own, or to its timeout."""
-        return self not in {State.running, State.stopped, State.missing}
+        return self not in {State.skipped, State.running, State.stopped, State.missing}
+
+    @property
+    def is_told(self) -> bool:
+        """Whether nothing more comes of the cell on this night: it is final, or was skipped."""
+        return self.is_final or self is State.skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A cell's outcome; times are UTC in ISO 8601, ``reports`` are paths by file name."""
+    """A cell's outcome; times are UTC in ISO 8601, ``reports`` are paths by file name.
+
+    ``target`` is the GPU type of the engine that a cell builds from another cell's bundle.
+    """
 
     cell: str
     model: str
@@ -53,6 +63,7 @@ class Status:
     ended: str | None = None
     host: str | None = None
     gpu: str | None = None
+    target: str | None = None
     bundle: str | None = None
     previous: str | None = None
     reports: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,11 @@
 """Write the short forms of a night: ``trend.md`` for a CI summary page, ``trend.junit.xml``."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pipeline.history.judge.metrics import SPEEDS
 from pipeline.history.keep.records import STATES, Finding
+from pipeline.history.keep.status import State
 from pipeline.history.show.trend import CellView, Trend
 from pipeline.report import numbers
 from pipeline.report.junit import JUnitCase, to_xml
@@ -23,7 +25,11 @@ def render_markdown(trend: Trend) -> str:
         lines.append(f"- {rest} more in trend.html")
     for device in trend.devices:
         precisions = trend.precisions(device)
-        lines += ["", table_row([device, *precisions]), table_row(["---"] * (1 + len(precisions)))]
+        lines += [
+            "",
+            table_row([trend.heading(device), *precisions]),
+            table_row(["---"] * (1 + len(precisions))),
+        ]
         for model, squares in trend.matrix(device).items():
             lines.append(
                 table_row(
@@ -104,9 +110,12 @@ def _cases(cell: CellView) -> Iterator[JUnitCase]:
 
 def _case(cell: CellView, name: str, findings: list[Finding]) -> JUnitCase:
     failing = [finding.text for finding in findings if finding.fails]
+    passed: Literal["passed", "skipped"] = "passed"
+    if name == "state" and cell.state == State.skipped:
+        passed = "skipped"
     return JUnitCase(
         classname=cell.last.cell,
         name=name,
-        outcome="failure" if failing else "passed",
+        outcome="failure" if failing else passed,
         message="; ".join(failing or [finding.text for finding in findings]),
     )

@@ -49,6 +49,11 @@ class CellView:
         return "absent" if self.tonight is None else self.tonight.state
 
     @property
+    def target(self) -> str:
+        """The GPU type of the cell's engine; empty for a cell that publishes its own bundle."""
+        return self.last.target or ""
+
+    @property
     def findings(self) -> Sequence[Finding]:
         """What the last of all nights found."""
         return () if self.tonight is None else self.tonight.findings
@@ -56,7 +61,8 @@ class CellView:
     @property
     def failed(self) -> bool:
         """Whether the last of all nights failed in this cell."""
-        return self.state not in ("published", "absent") or any(f.fails for f in self.findings)
+        ended = self.state not in ("published", "absent", "skipped")
+        return ended or any(f.fails for f in self.findings)
 
     @property
     def artifacts(self) -> list[str]:
@@ -97,6 +103,11 @@ class Trend:
     def devices(self) -> list[str]:
         """The devices, in the cells' order."""
         return list(dict.fromkeys(cell.last.device for cell in self.cells))
+
+    def heading(self, device: str) -> str:
+        """Return a device with the GPU types that its cells build for."""
+        targets = {cell.target for cell in self.cells if cell.last.device == device} - {""}
+        return f"{device} ({', '.join(sorted(targets))})" if targets else device
 
     def precisions(self, device: str) -> list[str]:
         """Return the precisions on a device, the widest first."""
@@ -147,14 +158,19 @@ def _precision_order(name: str) -> tuple[int, str]:
 def _view(entries: Sequence[Entry], nights: Sequence[str], anchor: str) -> CellView:
     tonight = entries[-1] if entries[-1].night == nights[-1] else None
     speeds = next((found for e in reversed(entries) if (found := _speeds(e))), {})
-    chief = max(speeds, key=lambda name: speeds[name], default=None)
+    chief = max(speeds, key=lambda name: speeds[name], default=_executed(entries[-1]))
     return CellView(
         anchor=anchor,
         entries=[entry for entry in entries if entry.night >= nights[0]],
         tonight=tonight,
         chief=chief,
-        change=None if tonight is None or chief is None else _change(entries[:-1], tonight, chief),
+        change=_change(entries[:-1], tonight, chief) if tonight and chief in speeds else None,
     )
+
+
+def _executed(entry: Entry) -> str | None:
+    """Return the first artifact that ran: engines built from a bundle have no reference beside."""
+    return next((a.name for a in entry.artifacts if a.reason is None), None)
 
 
 def _speeds(entry: Entry) -> Mapping[str, float]:

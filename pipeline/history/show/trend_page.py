@@ -16,7 +16,7 @@ from pipeline.history.show.trend_plot import STYLES, PlottedLine, draw_trend
 from pipeline.report import numbers
 from pipeline.report.html import environment
 
-SIGNS = {"published": "✓", "missing": "?", "stopped": "■"}
+SIGNS = {"published": "✓", "missing": "?", "stopped": "■", "skipped": "–"}
 """What stands beside a state's word; ✕ for the others."""
 
 _PLOTS = {

@@ -27,6 +27,7 @@ from pipeline.files import read_json, write_json
 from pipeline.flow.outcome_file import VARIABLE, RunOutcome, read_outcome
 from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells import child
+from pipeline.nightly.cells.built import first_status, why_skipped, with_engines
 from pipeline.nightly.cells.child import Ending
 from pipeline.nightly.cells.matrix import Cell, cell_from
 from pipeline.nightly.cells.previous import keep_previous
@@ -84,6 +85,8 @@ def run_cell(directory: Path, stopping: Stop) -> Status:
             status = Status.read(directory)
             if status is not None and status.state.is_final:
                 return status
+            if (reason := why_skipped(cell, directory)) is not None:
+                return _skip(cell, directory, reason)
             return _run(cell, cwd, directory, stopping)
     except Timeout as error:
         raise NightlyError(f"{directory}: another process runs this cell; end it first") from error
@@ -99,24 +102,20 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
     outcome = directory.absolute() / OUTCOME_FILE
     outcome.unlink(missing_ok=True)
     environment = _environment() | {VARIABLE: str(outcome)}
-    begun = Status(
-        cell=cell.name,
-        model=cell.model,
-        precision=cell.precision,
-        device=cell.device,
+    begun = replace(
+        first_status(cell, State.running),
         command=_shown(cell, environment),
-        state=State.running,
         started=_now(),
         host=socket.gethostname(),
         gpu=_gpu(environment),
     )
     begun.write(directory)
     target = cwd / cell.target
-    previous = keep_previous(target, directory / "previous")
+    previous = _previous(cell, target, directory)
     clock = time.monotonic()
     with (directory / LOG_FILE).open("wb") as output:
         process = child.start(
-            [sys.executable, "-m", "pipeline", *cell.arguments],
+            [sys.executable, "-m", cell.module, *cell.arguments],
             output=output,
             environment=environment,
             cwd=cwd,
@@ -127,17 +126,39 @@ def _run(cell: Cell, cwd: Path, directory: Path, stopping: Stop) -> Status:
             grace_s=cell.grace_s,
             is_stopped=lambda: stopping.signal is not None,
         )
-    ended = final_status(begun, ending, read_outcome(outcome), cell.timeout_s)
+    told = read_outcome(outcome)
+    ended = final_status(begun, ending, told, cell.timeout_s)
+    if cell.builds:
+        ended = with_engines(ended, target, told, directory)
+    else:
+        ended = _with_bundle(ended, target, directory)
     ended = replace(
         ended,
         seconds=round(time.monotonic() - clock, 1),
         ended=_now(),
         previous=None if previous is None else str(previous),
-        bundle=str(target) if ended.state is State.published else None,
-        reports=_keep_reports(ended.state, target, directory),
     )
     ended.write(directory)
     return ended
+
+
+def _skip(cell: Cell, directory: Path, reason: str) -> Status:
+    skipped = replace(first_status(cell, State.skipped), message=reason[:_LONGEST])
+    skipped.write(directory)
+    return skipped
+
+
+def _previous(cell: Cell, target: Path, directory: Path) -> Path | None:
+    """Keep the bundle of before; that of a cell that builds was kept by the one that published."""
+    if cell.after is None:
+        return keep_previous(target, directory / "previous")
+    kept = directory.parent / cell.after / "previous"
+    return kept if kept.is_dir() else None
+
+
+def _with_bundle(status: Status, target: Path, directory: Path) -> Status:
+    bundle = str(target) if status.state is State.published else None
+    return replace(status, bundle=bundle, reports=_keep_reports(status.state, target, directory))
 
 
 def final_status(begun: Status, ending: Ending, told: RunOutcome, timeout_s: float) -> Status:

@@ -5,16 +5,17 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import CONF_DIR
 from pipeline.errors import ConfigError
-from pipeline.nightly.config import NightlyConfig
+from pipeline.nightly.config import DeviceConfig, NightlyConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TARGET = re.compile(r"sm_\d{2,3}")
 _OF_THE_MATRIX = {
     "model": "models",
     "model.name": "custom_models",
@@ -26,9 +27,11 @@ _OF_THE_MATRIX = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One command of the night: ``python -m pipeline`` with ``arguments``.
+    """One command of the night: ``python -m`` with ``module`` and ``arguments``.
 
-    ``target`` is the bundle that it replaces when it publishes; times are in seconds.
+    ``target`` is the bundle that it replaces when it publishes, or adds an engine to; ``after`` the
+    cell that publishes that bundle first, and ``gpu_target`` (``sm_89``) what the engine is for.
+    Times are in seconds.
     """
 
     name: str
@@ -39,11 +42,19 @@ class Cell:
     target: str
     timeout_s: float
     grace_s: float
+    module: str = "pipeline"
+    after: str | None = None
+    gpu_target: str | None = None
+
+    @property
+    def builds(self) -> bool:
+        """Whether it builds an engine of a bundle, and publishes none."""
+        return self.module != "pipeline"
 
     @property
     def command(self) -> str:
         """The command as a shell takes it, without the slot's ``CUDA_VISIBLE_DEVICES``."""
-        return shlex.join(["python", "-m", "pipeline", *self.arguments])
+        return shlex.join(["python", "-m", self.module, *self.arguments])
 
 
 def cell_from(data: Mapping[str, Any]) -> Cell:
@@ -54,33 +65,48 @@ def cell_from(data: Mapping[str, Any]) -> Cell:
 def make_cells(config: NightlyConfig) -> tuple[Cell, ...]:
     """Return the matrix's cells, all precisions of a model beside each other.
 
+    Cells that build engines come after those that publish.
+
     Raises:
         ConfigError: an unknown model, precision or device, an override of what the matrix sets, a
             pattern that fits no cell, two devices that publish to one place, or nothing left.
     """
     _check(config)
+    devices = dict.fromkeys(config.devices)
     cells = [
         _cell(config, model, precision, device)
         for device, model, precision in itertools.product(
-            dict.fromkeys(config.devices),
+            sorted(devices, key=lambda device: config.hardware[device].builds_from is not None),
             dict.fromkeys(config.models),
             dict.fromkeys(config.precisions),
         )
     ]
-    names = [cell.name for cell in cells]
     for key in ("exclude", "overrides", "timeouts"):
+        names = [cell.name for cell in cells if key != "overrides" or not cell.builds]
         for pattern in getattr(config, key):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ConfigError(f"{key}: {pattern!r} fits no cell; there are {', '.join(names)}")
     left = [c for c in cells if not any(fnmatchcase(c.name, p) for p in config.exclude)]
     if not left:
         raise ConfigError("no cell is left; set models, precisions, devices and exclude")
-    if len({cell.name for cell in left}) < len(left) or len({c.target for c in left}) < len(left):
+    _check_places(left)
+    there = {cell.name for cell in left}
+    return tuple(cell if cell.after in there else replace(cell, after=None) for cell in left)
+
+
+def _check_places(cells: Sequence[Cell]) -> None:
+    published = [cell.target for cell in cells if not cell.builds]
+    names = {cell.name for cell in cells}
+    if len(names) < len(cells) or len(set(published)) < len(published):
         raise ConfigError(
             "two cells would publish the same bundle; name models differently, or set "
             "hardware.<device>.artifacts_dir where a matrix has more than one device"
         )
-    return tuple(left)
+    built = [(cell.target, cell.gpu_target) for cell in cells if cell.builds and cell.gpu_target]
+    if len(set(built)) < len(built):
+        raise ConfigError(
+            "two cells would build the same engine; one hardware.<device>.target has one device"
+        )
 
 
 def _cell(config: NightlyConfig, model: str, precision: str, device: str) -> Cell:
@@ -88,6 +114,10 @@ def _cell(config: NightlyConfig, model: str, precision: str, device: str) -> Cel
     hardware = config.hardware[device]
     custom = config.custom_models.get(model)
     chosen = [f"model={model}"] if custom is None else ["model=custom", f"model.name={model}"]
+    timeouts = [s for pattern, s in config.timeouts.items() if fnmatchcase(name, pattern)]
+    timeout_s = timeouts[-1] if timeouts else config.timeout_s
+    if hardware.builds_from is not None:
+        return _build_cell(config, model, precision, device, timeout_s)
     artifacts = hardware.artifacts_dir or config.artifacts_dir
     arguments = [
         *chosen,
@@ -99,7 +129,6 @@ def _cell(config: NightlyConfig, model: str, precision: str, device: str) -> Cel
         ),
     ]
     _check_overrides(name, arguments[len(chosen) + 1 :])
-    timeouts = [s for pattern, s in config.timeouts.items() if fnmatchcase(name, pattern)]
     return Cell(
         name=name,
         model=model,
@@ -107,8 +136,30 @@ def _cell(config: NightlyConfig, model: str, precision: str, device: str) -> Cel
         device=device,
         arguments=(*arguments, f"artifacts_dir={artifacts}"),
         target=str(Path(artifacts) / model / precision),
-        timeout_s=timeouts[-1] if timeouts else config.timeout_s,
+        timeout_s=timeout_s,
         grace_s=config.grace_s,
+    )
+
+
+def _build_cell(
+    config: NightlyConfig, model: str, precision: str, device: str, timeout_s: float
+) -> Cell:
+    hardware = config.hardware[device]
+    source = config.hardware[str(hardware.builds_from)]
+    bundle = str(Path(source.artifacts_dir or config.artifacts_dir) / model / precision)
+    target = [] if hardware.target is None else ["--target", hardware.target]
+    return Cell(
+        name=f"{model}-{precision}-{device}",
+        model=model,
+        precision=precision,
+        device=device,
+        arguments=(bundle, *target, "--wait", *hardware.overrides),
+        target=bundle,
+        timeout_s=timeout_s,
+        grace_s=config.grace_s,
+        module="pipeline.build",
+        after=f"{model}-{precision}-{hardware.builds_from}",
+        gpu_target=hardware.target,
     )
 
 
@@ -128,8 +179,25 @@ def _check(config: NightlyConfig) -> None:
     for name, device in config.hardware.items():
         if not device.slots:
             raise ConfigError(f"hardware.{name}.slots is empty; list a CUDA_VISIBLE_DEVICES each")
+        _check_builds(name, device, config.hardware)
     if min(config.timeout_s, *config.timeouts.values(), 1) <= 0 or config.grace_s < 0:
         raise ConfigError("timeout_s and timeouts must be more than 0, grace_s not less than 0")
+
+
+def _check_builds(name: str, device: DeviceConfig, hardware: Mapping[str, DeviceConfig]) -> None:
+    publishing = [other for other, its in hardware.items() if its.builds_from is None]
+    key = f"hardware.{name}"
+    if device.builds_from is not None and device.builds_from not in publishing:
+        raise ConfigError(
+            f"{key}.builds_from={device.builds_from}: expected a device whose cells publish: "
+            f"{', '.join(publishing)}"
+        )
+    if device.builds_from is not None and device.artifacts_dir is not None:
+        raise ConfigError(f"{key}.artifacts_dir: its bundles are those of {device.builds_from}")
+    if device.target is not None and device.builds_from is None:
+        raise ConfigError(f"{key}.target: only for a device with builds_from")
+    if device.target is not None and not _TARGET.fullmatch(device.target):
+        raise ConfigError(f"{key}.target={device.target}: expected a GPU type such as sm_89")
 
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:

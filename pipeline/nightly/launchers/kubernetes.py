@@ -43,12 +43,8 @@ def run_kubernetes(
             f"output={config.output} is not below kubernetes.mount={config.kubernetes.mount}, the "
             "volume that this machine and the pods see at the same path"
         )
-    manifest = night.directory / "kubernetes.yaml"
-    try:
-        write_text(manifest, render_jobs(night, cells, config))
-    except OSError as error:
-        raise NightlyError(f"cannot write {manifest}: {error.strerror or error}") from error
-    log.info("start the cells by: kubectl apply -f %s", manifest)
+    _write(night, "kubernetes.yaml", [cell for cell in cells if not cell.builds], config)
+    _write(night, "kubernetes-engines.yaml", [cell for cell in cells if cell.builds], config)
     if config.kubernetes.wait_s is None:
         return None
     deadline = time.monotonic() + config.kubernetes.wait_s
@@ -62,6 +58,20 @@ def run_kubernetes(
         poll_s=min(_POLL_S, config.kubernetes.wait_s),
         settle_s=0,
     )
+
+
+def _write(night: Night, name: str, cells: Sequence[Cell], config: NightlyConfig) -> None:
+    """Write the Jobs of some cells and say how to start them: Kubernetes puts none in order."""
+    if not cells:
+        return
+    manifest = night.directory / name
+    try:
+        write_text(manifest, render_jobs(night, cells, config))
+    except OSError as error:
+        raise NightlyError(f"cannot write {manifest}: {error.strerror or error}") from error
+    after = any(cell.after for cell in cells)
+    when = "once those have ended, the ones that build from them" if after else "start the cells"
+    log.info("%s by: kubectl apply -f %s", when, manifest)
 
 
 def render_jobs(night: Night, cells: Sequence[Cell], config: NightlyConfig) -> str:

@@ -46,8 +46,9 @@ def run_local(
             waiting = []
             for job in running:
                 job.process.terminate()  # it ends its command's group, then itself
+        unfinished = {cell.name for cell in (*waiting, *(job.cell for job in running))}
         for cell in list(waiting):
-            if free[cell.device]:
+            if free[cell.device] and cell.after not in unfinished:
                 slot = free[cell.device].pop(0)
                 waiting.remove(cell)
                 running.append(_start(night, cell, slot))
@@ -83,7 +84,7 @@ def _finish(night: Night, job: _Running) -> str | None:
         child.end(job.process, grace_s=job.cell.grace_s)
     output, _ = job.process.communicate()
     status = Status.read(night.of(job.cell))
-    if status is not None and status.state.is_final:
+    if status is not None and status.state.is_told:
         return None
     if status is not None and status.message:
         return status.message

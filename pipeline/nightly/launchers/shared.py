@@ -38,7 +38,7 @@ def wait_for_cells(
             if status is not None and status.state is State.running:
                 started.setdefault(name, now)
             late = cell.timeout_s + 4 * cell.grace_s + _MARGIN_S
-            if status is not None and status.state.is_final:
+            if status is not None and status.state.is_told:
                 del waiting[name]
             elif name in started and now - started[name] > late:
                 reasons[name] = f"it started, and has no status after {late:g} s"

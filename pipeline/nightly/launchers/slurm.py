@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def run_slurm(
     jobs: dict[str, Job] = {}
     try:
         for device, group in groupby(cells, key=lambda cell: cell.device):
-            jobs |= _submit(night, device, tuple(group), config)
+            jobs |= _submit(night, device, tuple(group), config, jobs)
         return wait_for_cells(
             night, cells, stopping, refresh, lambda cell: _why(jobs[cell.name]), poll_s=_POLL_S
         )
@@ -53,12 +53,18 @@ def run_slurm(
 
 
 def _submit(
-    night: Night, device: str, cells: Sequence[Cell], config: NightlyConfig
+    night: Night,
+    device: str,
+    cells: Sequence[Cell],
+    config: NightlyConfig,
+    submitted: "Mapping[str, Job]",
 ) -> "dict[str, Job]":
     import submitit
 
     executor = submitit.SlurmExecutor(folder=night.directory / "slurm" / device)
-    executor.update_parameters(**_parameters(device, cells, config.hardware[device], config))
+    parameters = _parameters(device, cells, config.hardware[device], config)
+    before = [submitted[c.after].job_id for c in cells if c.after and c.after in submitted]
+    executor.update_parameters(**parameters, **waiting_for(before))
     runner = submitit.helpers.CommandFunction([sys.executable, "-m", "pipeline.nightly.cells.cell"])
     try:
         jobs = executor.map_array(runner, [str(night.of(cell)) for cell in cells])
@@ -68,6 +74,14 @@ def _submit(
             f"hardware.{device}.slurm"
         ) from error
     return dict(zip((cell.name for cell in cells), jobs, strict=True))
+
+
+def waiting_for(jobs: Sequence[str]) -> dict[str, Any]:
+    """Return submitit's words for a job that starts once these have ended, however they did."""
+    arrays = dict.fromkeys(job.partition("_")[0] for job in jobs)
+    if not arrays:
+        return {}
+    return {"additional_parameters": {"dependency": f"afterany:{':'.join(arrays)}"}}
 
 
 def _parameters(

@@ -22,6 +22,13 @@ def to_junit(summary: Summary) -> str:
 def _cell(status: Status) -> JUnitCase:
     if status.state is State.published:
         return JUnitCase(classname=status.device, name=status.cell, seconds=status.seconds)
+    if status.state is State.skipped:
+        return JUnitCase(
+            classname=status.device,
+            name=status.cell,
+            outcome="skipped",
+            message=status.message or "",
+        )
     where = f" in {status.stage}" if status.stage else ""
     return JUnitCase(
         classname=status.device,

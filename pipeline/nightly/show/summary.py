@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.flow.outcome_file import read_outcome
 from pipeline.history import Finding
 from pipeline.history.keep.status import State, Status
+from pipeline.nightly.cells.built import first_status
 from pipeline.nightly.cells.cell import LOG_FILE, OUTCOME_FILE
 from pipeline.nightly.cells.matrix import Cell
 from pipeline.nightly.night import Night
@@ -28,7 +29,7 @@ class Summary:
     def exit_code(self) -> int:
         """0: all published. 2: nothing worse than failed gates and findings. 1: anything else."""
         states = {status.state for status in self.statuses}
-        if self.problems or states - {State.published, State.rejected}:
+        if self.problems or states - {State.published, State.rejected, State.skipped}:
             return 1
         failed = State.rejected in states or any(finding.fails for finding in self.findings)
         return 2 if failed else 0
@@ -55,16 +56,9 @@ def read_statuses(
 
 def _final(directory: Path, cell: Cell, state: State, reasons: Mapping[str, str]) -> Status:
     status = Status.read(directory)
-    if status is not None and status.state.is_final:
+    if status is not None and status.state.is_told:
         return status
-    begun = status or Status(
-        cell=cell.name,
-        model=cell.model,
-        precision=cell.precision,
-        device=cell.device,
-        command=cell.command,
-        state=state,
-    )
+    begun = status or first_status(cell, state)
     reason = reasons.get(cell.name) or begun.message or "it has no status"
     stage = read_outcome(directory / OUTCOME_FILE).stage
     return replace(begun, state=state, stage=stage, message=reason)
@@ -99,12 +93,13 @@ def to_text(summary: Summary) -> str:
 def to_markdown(summary: Summary) -> str:
     """Return the summary for a CI job's page; what failed comes with its command."""
     lines = [f"## Night {summary.night}: {summary.headline}", ""]
-    lines += ["| cell | state | stage | seconds | message |", "|---|---|---|---:|---|"]
+    lines += ["| cell | target | state | stage | seconds | message |", "|---|---|---|---|---:|---|"]
     for status in summary.statuses:
-        cells = (status.cell, status.state, status.stage or "", f"{status.seconds:.1f}")
+        told = (status.cell, status.target or "", status.state, status.stage or "")
+        cells = (*told, f"{status.seconds:.1f}")
         lines.append(f"| {' | '.join(map(_escape, (*cells, status.message or '')))} |")
     for status in summary.statuses:
-        if status.state is State.published:
+        if status.state in (State.published, State.skipped):
             continue
         lines += ["", f"**{_escape(status.cell)}**: {status.state}{_in(status)}", ""]
         lines += ["```bash", status.command, "```"]
@@ -126,6 +121,8 @@ def _failure(summary: Summary, status: Status) -> list[str]:
         return []
     log = summary.directory / status.cell / LOG_FILE
     lines = [f"{status.state}{_in(status)}: {status.message or 'see its log'}"]
+    if status.state is State.skipped:
+        return lines
     lines.append(f"reproduce: {status.command}")
     return [*lines, f"log: {_near(log)}"] if log.is_file() else lines
 
