@@ -169,7 +169,7 @@ def read_entries(
         figures.setdefault((row["cell"], row["night"], row["artifact"]), {})[row["metric"]] = figure
     return [
         Entry(
-            **{name: row.get(name) for name in _CELL},
+            **{name: row[name] for name in _CELL if name in row},  # no target in schema 1
             versions=None if row["versions"] is None else json.loads(row["versions"]),
             failed_gates=tuple(json.loads(row["failed_gates"])),
             stages=tuple((s["stage"], s["seconds"]) for s in stages.get(key, ())),

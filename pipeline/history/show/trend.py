@@ -164,7 +164,9 @@ def _view(entries: Sequence[Entry], nights: Sequence[str], anchor: str) -> CellV
         entries=[entry for entry in entries if entry.night >= nights[0]],
         tonight=tonight,
         chief=chief,
-        change=_change(entries[:-1], tonight, chief) if tonight and chief in speeds else None,
+        change=_change(entries[:-1], tonight, chief)
+        if tonight and chief and chief in speeds
+        else None,
     )
 
 
