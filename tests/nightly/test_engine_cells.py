@@ -37,7 +37,7 @@ def cells_of(night: Path) -> dict[str, dict[str, Any]]:
 def test_what_one_publishes_each_builds(tmp_path: Path) -> None:
     """Of two models one is not published: its engines are skipped; a check fails on one GPU."""
     env = stand_in.environment(tmp_path)
-    fails = TARGETS[2].replace("sm_120", "sm_120,overrides:[--runtime=reject]")
+    fails = TARGETS[2].replace("sm_120", 'sm_120,overrides:["--runtime=reject"]')
     command = stand_in.nightly(tmp_path, {"b-fp32-cpu": "reject"}, *TARGETS[:2], fails)
     done = stand_in.run_nightly(tmp_path, env, command)
     assert done.returncode == 2, done.stderr
