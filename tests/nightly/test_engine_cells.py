@@ -16,11 +16,17 @@ from pipeline.engines.gpu import is_installed
 from pipeline.files import read_json
 from pipeline.history.keep.database import open_database, read_entries
 
-TARGETS = (
-    "devices=[cpu,ada,blackwell]",
-    "+hardware.ada={builds_from:cpu,target:sm_89}",
-    "+hardware.blackwell={builds_from:cpu,target:sm_120}",
-)
+ADA = {"builds_from": "cpu", "target": "sm_89"}
+BLACKWELL = {"builds_from": "cpu", "target": "sm_120"}
+
+
+def settings(cwd: Path, hardware: dict[str, Any], **more: Any) -> list[str]:
+    """Write a night's own config and return the arguments that name it."""
+    devices = ["cpu", *hardware]
+    mine = {"defaults": ["nightly", "_self_"], "devices": devices, "hardware": hardware, **more}
+    (cwd / "conf").mkdir()
+    (cwd / "conf/mine.yaml").write_text(json.dumps(mine))
+    return ["--config-dir", str(cwd / "conf"), "--config-name", "mine"]
 
 
 def only_night(cwd: Path) -> Path:
@@ -37,8 +43,9 @@ def cells_of(night: Path) -> dict[str, dict[str, Any]]:
 def test_what_one_publishes_each_builds(tmp_path: Path) -> None:
     """Of two models one is not published: its engines are skipped; a check fails on one GPU."""
     env = stand_in.environment(tmp_path)
-    fails = TARGETS[2].replace("sm_120", 'sm_120,overrides:["--runtime=reject"]')
-    command = stand_in.nightly(tmp_path, {"b-fp32-cpu": "reject"}, *TARGETS[:2], fails)
+    fails = BLACKWELL | {"overrides": ["--runtime=reject"]}
+    mine = settings(tmp_path, {"ada": ADA, "blackwell": fails})
+    command = stand_in.nightly(tmp_path, {"b-fp32-cpu": "reject"}, *mine)
     done = stand_in.run_nightly(tmp_path, env, command)
     assert done.returncode == 2, done.stderr
     assert "2 of 6 cells published, 2 rejected, 2 skipped" in done.stdout
@@ -82,9 +89,8 @@ def test_what_one_publishes_each_builds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None:
     env = stand_in.environment(tmp_path)
-    command = stand_in.nightly(
-        tmp_path, {"b-fp32-cpu": "error"}, *TARGETS[1:2], "devices=[cpu,ada]"
-    )
+    mine = settings(tmp_path, {"ada": ADA})
+    command = stand_in.nightly(tmp_path, {"b-fp32-cpu": "error"}, *mine)
     assert stand_in.run_nightly(tmp_path, env, command).returncode == 1
     night = only_night(tmp_path)
     assert cells_of(night)["b-fp32-ada"]["state"] == "skipped"
@@ -101,24 +107,17 @@ def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_real_engines_of_two_targets_in_one_bundle(tmp_path: Path, tiny_dir: Path) -> None:
     quick = [*command_line.SMALL, "engine=onnxruntime", "optimize=false"]
-    hardware = {
-        name: {"builds_from": "cpu", "target": target, "overrides": ["--runtime=tensorrt_rtx"]}
-        for name, target in {"ada": "sm_89", "blackwell": "sm_120"}.items()
-    }
-    night = {
-        "defaults": ["nightly", "_self_"],
-        "models": ["a"],
-        "precisions": ["fp32"],
-        "devices": ["cpu", *hardware],
-        "custom_models": {"a": [f"model.directory={tiny_dir}"]},
-        "overrides": {"*": quick},
-        "hardware": hardware,
-        "output": "nights",
-    }
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/mine.yaml").write_text(json.dumps(night))
+    only = {"overrides": ["--runtime=tensorrt_rtx"]}
+    where = settings(
+        tmp_path,
+        {"ada": ADA | only, "blackwell": BLACKWELL | only},
+        models=["a"],
+        precisions=["fp32"],
+        custom_models={"a": [f"model.directory={tiny_dir}"]},
+        overrides={"*": quick},
+        output="nights",
+    )
     env = command_line.environment() | {"OMP_NUM_THREADS": "1"}
-    where = ["--config-dir", str(tmp_path / "conf"), "--config-name", "mine"]
     done = stand_in.run_nightly(
         tmp_path, env, [*command_line.COMMAND[:2], "pipeline.nightly", *where]
     )
