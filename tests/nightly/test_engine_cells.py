@@ -98,7 +98,7 @@ def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None
     (night / "b-fp32-cpu/status.json").write_text(json.dumps(published | {"cell": "b-fp32-cpu"}))
     shutil.copytree(tmp_path / "artifacts/a/fp32", tmp_path / "artifacts/b/fp32")
     shutil.rmtree(tmp_path / "artifacts/b/fp32/engines")
-    done = stand_in.run_nightly(tmp_path, env, [*command, f"night={night.name}"])
+    done = stand_in.run_nightly(tmp_path, env, [*command[:3], f"night={night.name}", *command[3:]])
     assert done.returncode == 0, done.stderr
     assert cells_of(night)["b-fp32-ada"]["state"] == "published"
 
