@@ -115,7 +115,7 @@ def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
         ]
         added = [_add(runtime, parent, plan.profiles, config, order, into) for runtime in missing]
         if order.into is None and added:
-            with _alone(into, ".triton.lock", wait=True):  # one builds for another GPU meanwhile
+            with _alone(into, ".repository.lock", wait=True):  # one builds for another GPU meanwhile
                 write_repository(parent)
     return added
 
