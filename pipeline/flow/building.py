@@ -115,7 +115,8 @@ def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
         ]
         added = [_add(runtime, parent, plan.profiles, config, order, into) for runtime in missing]
         if order.into is None and added:
-            with _alone(into, ".repository.lock", wait=True):  # one builds for another GPU meanwhile
+            # another process may build for another GPU meanwhile
+            with _alone(into, ".repository.lock", wait=True):
                 write_repository(parent)
     return added
 

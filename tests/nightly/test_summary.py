@@ -18,7 +18,7 @@ from pipeline.nightly.night import Night
 from pipeline.nightly.show.cases import to_junit
 from pipeline.nightly.show.summary import Summary, read_statuses, to_markdown, to_text
 
-ENDED_BADLY = sorted(set(State) - {State.published, State.rejected})
+ENDED_BADLY = sorted(set(State) - {State.published, State.rejected, State.skipped})
 SLOWER = Finding(cell="a", metric="speed", kind="regression", text="10 % slower", fails=True)
 STEP = Finding(cell="a", metric="speed", kind="step", text="a step up", fails=False)
 
@@ -41,6 +41,7 @@ def make(*states: State, **changes: Any) -> Summary:
         (make(State.published, findings=(STEP,)), 0),
         (make(State.published, findings=(SLOWER,)), 2),
         (make(State.published, State.rejected), 2),
+        (make(State.published, State.skipped), 2),
         (make(State.published, problems=("history: disk full",)), 1),
         *((make(State.rejected, state), 1) for state in ENDED_BADLY),
     ],

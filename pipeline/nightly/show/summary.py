@@ -27,11 +27,12 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: all published. 2: nothing worse than failed gates and findings. 1: anything else."""
+        """0: all published. 2: failed gates, what they skipped, or findings. 1: anything worse."""
         states = {status.state for status in self.statuses}
         if self.problems or states - {State.published, State.rejected, State.skipped}:
             return 1
-        failed = State.rejected in states or any(finding.fails for finding in self.findings)
+        unpublished = states & {State.rejected, State.skipped}
+        failed = bool(unpublished) or any(finding.fails for finding in self.findings)
         return 2 if failed else 0
 
     @property
