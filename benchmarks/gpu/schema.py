@@ -56,7 +56,7 @@ SECTIONS: dict[str, Any] = {
     "text_to_vectors": {
         "texts": int,
         "tokenizing": NUMBER,
-        "engines": {ANY: {"as_is": NUMBER, "sweep": {ANY: NUMBER}}},
+        "engines": {ANY: {"as_is": NUMBER, "tokens_at_once": MAYBE, "sweep": {ANY: NUMBER}}},
     },
     "memory": {ANY: {"opened_bytes": int, "used_bytes": int}},
     "clocks": {"before": {ANY: NUMBER}, "after": {ANY: NUMBER}},

@@ -1,13 +1,28 @@
 """What the CPU does before a GPU gets anything: tokenize and pad; and how much of it is padding."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.text.tokens import Tokenizer, TokenRow, by_length
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
+
+
+@contextlib.contextmanager
+def parallelism(value: str) -> Iterator[None]:
+    """Turn the tokenizers library's own threads on or off, which it looks at in every call."""
+    before = os.environ.get(_PARALLEL)
+    os.environ[_PARALLEL] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLEL]
+        else:
+            os.environ[_PARALLEL] = before
 
 
 def measure_tokenization(
@@ -20,25 +35,18 @@ def measure_tokenization(
     rows = tokenizer.rows(texts)
     tokens = sum(len(row.ids) for row in rows)
     passes = 2 if quick else 7
-    before = os.environ.get(_PARALLEL)
     found: dict[str, Any] = {
         "texts": len(texts),
         "mean_tokens": tokens / len(texts),
         "cores": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
     }
-    try:
-        for name, value in (("one_core", "false"), ("all_cores", "true")):
-            os.environ[_PARALLEL] = value  # the library reads it at every call
+    for name, value in (("one_core", "false"), ("all_cores", "true")):
+        with parallelism(value):
             seconds = _best(lambda: tokenizer.rows(texts), passes)
-            found[name] = {
-                "texts_per_second": len(texts) / seconds,
-                "tokens_per_second": tokens / seconds,
-            }
-    finally:
-        if before is None:
-            del os.environ[_PARALLEL]
-        else:
-            os.environ[_PARALLEL] = before
+        found[name] = {
+            "texts_per_second": len(texts) / seconds,
+            "tokens_per_second": tokens / seconds,
+        }
     seconds = _best(lambda: _pad(tokenizer, rows, batch_size), passes)
     found["pad"] = {
         "texts_per_second": len(texts) / seconds,

@@ -8,6 +8,7 @@ that came twice first; others run without
 
 import logging
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,18 @@ from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.buckets import Buckets
 from pipeline.engines.cuda import Cuda
 from pipeline.engines.slots import Slot, make_slots, parts
+from pipeline.engines.sweep import SIZES, useful_tokens
 from pipeline.errors import MeasureError
 from pipeline.text.ragged import TokenBatch
 
 log = logging.getLogger(__name__)
 
 CUDA_TOKENS = 32_768
-"""Tokens in a batch: an H200 takes no longer a token with more, with fewer it does (docs/gpu.md).
-ONNX Runtime's memory grows with the largest batch and is not given back, so this bounds it too."""
+"""Most tokens in a batch: an H200 takes no longer a token with more (docs/gpu.md). ONNX Runtime's
+memory grows with the largest batch and is not given back, so this bounds it too."""
+
+_TRIED_LENGTH, _TRIED_RUNS = 16, 3
+"""Tokens in a text, which every model takes, and runs, of which the fastest counts."""
 
 _GRAPH_ID = "gpu_graph_id"
 _NO_GRAPH = -1
@@ -63,26 +68,45 @@ class BoundSession:
         """How many shapes have a graph."""
         return len(self._graphs)
 
-    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+    def encode(self, batch: TokenBatch, *, graph: bool = True) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``.
+
+        ``graph`` False runs it without a CUDA graph, and captures none.
 
         Raises:
             MeasureError: ONNX Runtime or CUDA refused; their words are in the message.
         """
-        done = [self._encode(part) for part in parts(batch, self.tokens)]
+        done = [self._encode(part, graph=graph) for part in parts(batch, self.tokens)]
         return done[0] if len(done) == 1 else np.concatenate(done)
 
-    def _encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+    def measure_tokens(self) -> int:
+        """Return how many tokens at once this GPU is fast on, by trying (``engines.sweep``)."""
+
+        def seconds(tokens: int) -> float:
+            zeros = np.zeros((tokens // _TRIED_LENGTH, _TRIED_LENGTH), np.int64)
+            shown = np.ones_like(zeros)
+            batch = TokenBatch(input_ids=zeros, attention_mask=shown, token_type_ids=zeros)
+            self.encode(batch, graph=False)  # memory for a size is found at its first run
+            times = []
+            for _ in range(_TRIED_RUNS):
+                started = time.perf_counter()
+                self.encode(batch, graph=False)
+                times.append(time.perf_counter() - started)
+            return min(times)
+
+        return useful_tokens(seconds, sizes=[size for size in SIZES if size <= self.tokens])
+
+    def _encode(self, batch: TokenBatch, *, graph: bool) -> npt.NDArray[np.float32]:
         if batch.input_ids.size > self.tokens:
             raise MeasureError(f"a text of {batch.input_ids.size} tokens: at most {self.tokens}")
         with self._slots.one() as slot:
             shape = slot.put(batch)
             slot.synchronize()
             with self._running:
-                self._run(slot, shape)
+                self._run(slot, shape, self._graph_id(slot, shape) if graph else _NO_GRAPH)
             return slot.take(len(batch.input_ids))
 
-    def _run(self, slot: Slot, shape: tuple[int, int]) -> None:
+    def _run(self, slot: Slot, shape: tuple[int, int], graph: int) -> None:
         import onnxruntime as ort
 
         binding = self._session.io_binding()
@@ -91,7 +115,7 @@ class BoundSession:
         output = (shape[0], self._dimension)
         binding.bind_output(GRAPH_OUTPUT, "cuda", 0, np.float32, output, slot.output)
         options = ort.RunOptions()
-        options.add_run_config_entry(_GRAPH_ID, str(self._graph_id(slot, shape)))
+        options.add_run_config_entry(_GRAPH_ID, str(graph))
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # onnxruntime's exceptions share no public base

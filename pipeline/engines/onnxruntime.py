@@ -82,7 +82,8 @@ class OnnxRuntimeEncoder:
 
     int8 stays on the CPU: ONNX Runtime's CUDA provider hands integer GEMMs back to the CPU and is
     many times slower than fp32 there. On CUDA inputs and outputs stay on the device and small
-    batches are CUDA graphs where ``cuda-bindings`` is installed (``engines.bound``).
+    batches are CUDA graphs where ``cuda-bindings`` is installed (``engines.bound``); how many
+    tokens it takes at once is measured when it is opened.
 
     On a CPU many batches are done sooner one a core than one after another with every core on each:
     nothing waits for the slowest share of a GEMM. That takes a second session of one thread, which
@@ -94,17 +95,19 @@ class OnnxRuntimeEncoder:
         self.name = "onnxruntime"
         self._path = path
         self._opened = _identity(path)
-        self._bound: BoundSession | None = None
+        self.bound: BoundSession | None = None
         if cuda and has_cuda():
-            self._session, self._bound = _open_on_cuda(path, threads)
+            self._session, self.bound = _open_on_cuda(path, threads)
         else:
             self._session = open_session(path, threads=threads)
         self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         self.max_tokens: int | None = CACHED_TOKENS if self.device == "cpu" else CUDA_TOKENS
         self.lanes = (threads or usable_cores()) if self.device == "cpu" else 1
-        self.bucketed = self._bound is not None
-        if self._bound is not None:
+        self.bucketed = self.bound is not None
+        if self.bound is not None:
             self.lanes = SLOTS
+            self.max_tokens = self.bound.measure_tokens()
+            log.info("ONNX Runtime on CUDA: %d tokens at once", self.max_tokens)
         self._inputs = [i.name for i in self._session.get_inputs()]
         width = self._session.get_outputs()[0].shape[-1:]
         self.dimension = width[0] if width and isinstance(width[0], int) else None
@@ -113,14 +116,14 @@ class OnnxRuntimeEncoder:
 
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
-        if self._bound is not None:
-            return self._bound.encode(batch)
+        if self.bound is not None:
+            return self.bound.encode(batch)
         return self._run(self._session, batch)
 
     def encode_beside(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
         """Encode with one core, while other threads do so with theirs; on CUDA take turns."""
-        if self._bound is not None:
-            return self._bound.encode(batch)
+        if self.bound is not None:
+            return self.bound.encode(batch)
         return self._run(self._session if self.lanes == 1 else self._one_core(), batch)
 
     def _run(self, session: ort.InferenceSession, batch: TokenBatch) -> npt.NDArray[np.float32]:

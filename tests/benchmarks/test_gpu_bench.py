@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.gpu.__main__ import run
 from benchmarks.gpu.ceilings import KINDS
+from benchmarks.gpu.graphs import bound_on_and_off
 from benchmarks.gpu.roofline import PEAKS, SIZES, Peaks, target, token_bytes, token_flops
 from benchmarks.gpu.schema import SECTIONS, problems
 from benchmarks.gpu.sides import ENGINES, REFERENCE, TORCH
@@ -24,7 +25,7 @@ from pipeline.engines.gpu import find_gpu
 from pipeline.engines.torch import TorchEncoder, load_sentence_transformer
 from pipeline.engines.torch_graphs import without_mask_check
 from pipeline.errors import BundleError
-from pipeline.text.tokens import Tokenizer, TokenRow
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 
 PER_SIDE = ("sides", "agreement", "latency_ms", "throughput", "grid", "cuda_graphs", "memory")
 
@@ -90,6 +91,30 @@ def test_gpu_parts_hold_numbers(result: dict[str, Any]) -> None:
     for side in ("torch_fp32", "torch_fp16"):
         assert all("skipped" not in cell for cell in sections["cuda_graphs"][side])
     assert sections["memory"]["torch_fp16"]["used_bytes"] > 0
+
+
+def test_onnx_runtimes_own_graphs_are_timed_host_to_host() -> None:
+    """Both ways run the same batch; a session that captures none has no second time."""
+
+    class Bound:
+        graphs = 0
+        captures = True
+
+        def __init__(self) -> None:
+            self.asked: list[bool] = []
+
+        def encode(self, batch: TokenBatch, *, graph: bool = True) -> None:
+            assert batch.input_ids.shape == (2, 16)
+            self.asked.append(graph)
+            self.graphs = int(graph and self.captures)
+
+    bound: Any = Bound()
+    cell = bound_on_and_off(bound, (2, 16))
+    assert cell["off_ms"] > 0 < cell["on_ms"]
+    assert set(bound.asked) == {False, True}
+    bound.captures = False
+    with pytest.raises(RuntimeError, match="captures no graph"):
+        bound_on_and_off(bound, (2, 16))
 
 
 @pytest.mark.parametrize("before", [None, "false"])

@@ -248,6 +248,17 @@ def test_a_session_that_may_not_capture_runs_without_graphs() -> None:
     assert set(session.runs) == {-1}
 
 
+def test_how_many_tokens_at_once_is_measured_without_a_graph() -> None:
+    session = FakeSession()
+    encoder = bind(session, FakeRuntime(), tokens=4096)
+    assert encoder.measure_tokens() in (1024, 2048, 4096)
+    assert set(session.runs) == {-1}
+    assert encoder.graphs == 0
+    for _ in range(3):
+        encoder.encode(batch(1, 4), graph=False)
+    assert set(session.runs) == {-1}
+
+
 def test_threads_get_their_own() -> None:
     """Sixteen threads, two slots, one run at a time, graphs captured in between."""
     session = FakeSession()

@@ -20,6 +20,7 @@ from pipeline.engines import onnxruntime as engine
 from pipeline.engines.cuda import Cuda
 from pipeline.engines.onnxruntime import CUDA, OnnxRuntimeEncoder
 from pipeline.engines.slots import SLOTS
+from pipeline.engines.sweep import SIZES
 from pipeline.errors import BundleError
 from pipeline.runtime import load
 from pipeline.runtime.run_all import run_all
@@ -148,6 +149,7 @@ class FakeSession:
     provider = CUDA
     refuses_graphs = False
     last: "FakeSession"
+    runs_without_graph = 0
 
     def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
         self.options = options
@@ -164,6 +166,13 @@ class FakeSession:
 
     def get_inputs(self) -> list[Any]:
         return []
+
+    def io_binding(self) -> Any:
+        return SimpleNamespace(bind_output=lambda *_: None)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        if options.get_run_config_entry("gpu_graph_id") == "-1":
+            FakeSession.runs_without_graph += 1
 
     def get_outputs(self) -> list[Any]:
         return [SimpleNamespace(name="sentence_embedding", shape=["batch", 32])]
@@ -190,6 +199,10 @@ def test_graphs_where_everything_runs_on_cuda(cuda: FakeRuntime, tmp_path: Path)
     encoder, session = open_(tmp_path / "model.onnx", threads=3)
     assert (encoder.device, encoder.lanes, encoder.bucketed) == ("cuda", SLOTS, True)
     assert session.settings["enable_cuda_graph"] == "1"
+    assert encoder.max_tokens in SIZES  # by what it took, without a graph for it
+    assert FakeSession.runs_without_graph > 0
+    assert encoder.bound is not None
+    assert encoder.bound.graphs == 0
     assert session.options.intra_op_num_threads == 3
     assert len(cuda.streams) == SLOTS  # one a slot, none shared
 
