@@ -272,8 +272,16 @@ def test_prompts_of_the_config_go_over_the_checkpoints_and_into_the_assets(
 
 
 def test_a_default_prompt_that_the_model_lacks_is_refused(run: Resolve, copy: Path) -> None:
-    with pytest.raises(ResolveError, match=r"model\.default_prompt=query: the model has document"):
-        run(directory=str(copy), prompts={"document": "d: "}, default_prompt="query")
+    with pytest.raises(ResolveError, match=r"model\.default_prompt=passage: the model has document"):
+        run(directory=str(copy), prompts={"document": "d: "}, default_prompt="passage")
+
+
+def test_an_empty_prompt_that_sentence_transformers_has_may_be_the_default(
+    run: Resolve, copy: Path
+) -> None:
+    source = run(directory=str(copy), prompts={"document": "d: "}, default_prompt="query")
+    assert (source.prompts, source.default_prompt) == ({"document": "d: ", "query": ""}, "query")
+    assert source.prefix == ""
 
 
 @pytest.mark.many
