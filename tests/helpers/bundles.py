@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ def publish_tiny(
     settings: Mapping[str, Any] | None = None,
     with_weights: bool = False,
     cuda: OnnxModel | None = None,
+    measured: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Publish a bundle of the graph and a plan; its report's measurements are made up.
 
-    ``cuda`` is the graph that is published as ``cuda/model.onnx``.
+    ``cuda`` is the graph that is published as ``cuda/model.onnx``; ``measured`` are the artifacts
+    of the report beside the plan, where it matters which.
     """
     path = work / "rtx.plan"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,9 @@ def publish_tiny(
         source_sha256=fp32.sha256,
     )
     proof = make_proof(source, fp32)
+    data = _report(source, fp32, engine)
+    if measured is not None:
+        data["artifacts"] = [*measured, data["artifacts"][-1]]
     return publish(
         source=source,
         fp32_sha256=fp32.sha256,
@@ -79,7 +84,7 @@ def publish_tiny(
             portable=fp32, buildable=fp32, quantization=int8()["quantization"], cuda=cuda
         ),
         engines=[engine],
-        report=Report(passed=True, failed_gates=(), data=_report(source, fp32, engine)),
+        report=Report(passed=True, failed_gates=(), data=data),
         proof=proof,
         ranges=make_ranges(source, proof, work),
         config=settings or {},

@@ -12,6 +12,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 from bundles import flip, manifest_of, publish_tiny, write_manifest
+from example_report import executed
 from fake_cuda import FakeRuntime
 
 from pipeline.bundle.engines import open_parent
@@ -91,6 +92,19 @@ def test_without_a_fused_graph(tiny_bundle: Path, gpu: None) -> None:
     assert opened(tiny_bundle) == ("onnxruntime", "cuda", "model.onnx")
     with pytest.raises(BundleError, match=r"or the bundle no cuda/model\.onnx; load with engine='"):
         load(tiny_bundle, "onnxruntime_cuda")
+
+
+def test_a_gpu_says_nothing_about_the_fastest_on_cpus(
+    tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
+) -> None:
+    """Validated where ONNX Runtime had a GPU: on CPUs, only what ran on one is ranked."""
+    measured = [
+        executed(device="cuda", speed=50.0),
+        executed("openvino", speed=3.0) | {"file": "model.onnx"},
+    ]
+    work, target = tmp_path / "work", tmp_path / "tiny" / "fp32"
+    bundle = publish_tiny(tiny_source, tiny_fp32, work, target, measured=measured)
+    assert manifest_of(bundle)["cpu_runtime"] == "openvino"
 
 
 def test_without_a_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
