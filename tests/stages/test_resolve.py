@@ -272,7 +272,9 @@ def test_prompts_of_the_config_go_over_the_checkpoints_and_into_the_assets(
 
 
 def test_a_default_prompt_that_the_model_lacks_is_refused(run: Resolve, copy: Path) -> None:
-    with pytest.raises(ResolveError, match=r"model\.default_prompt=passage: the model has document"):
+    with pytest.raises(
+        ResolveError, match=r"model\.default_prompt=passage: the model has document"
+    ):
         run(directory=str(copy), prompts={"document": "d: "}, default_prompt="passage")
 
 
