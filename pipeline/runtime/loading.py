@@ -4,8 +4,8 @@
     encoder = load("artifacts/minilm/int8")
     encoder.encode(["a sentence", "another"])      # float32 ndarray [2, dim]
 
-Needs numpy, tokenizers and the runtime of the engine in use; PyTorch only where a TensorRT plan
-is used.
+Needs numpy, tokenizers and the runtime of the engine in use, for a TensorRT plan cuda-bindings too.
+PyTorch is never needed.
 """
 
 import logging
