@@ -80,6 +80,9 @@ def _compose(name: str, schema: type[Config], do: Callable[[Config], int]) -> in
             raise
         _fail(_explain(error, sys.argv[1:], schema))
         return ERROR
+    except BrokenPipeError:  # whoever read the output has read enough: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to say at exit
+        return ERROR
     except OSError as error:  # before and after the job Hydra writes its own files
         if wants_traceback:
             raise
