@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
     assert seen.artifacts[0].figures["speedup"] is None
     assert seen.artifacts[0].figures["latency_speedup"] is None
     save(tmp_path / "h.sqlite", [seen])
-    with sqlite3.connect(tmp_path / "h.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "h.sqlite")) as connection, connection:
         rows = connection.execute("SELECT value FROM figures WHERE metric = 'speedup'").fetchall()
     assert rows == [(None,)]
     assert json.loads(to_line(seen))["artifacts"][0]["figures"]["speedup"] is None
@@ -136,7 +137,7 @@ def test_a_night_written_again_takes_its_own_place(entry: Entry, tmp_path: Path)
     again = replace(entry, findings=(), artifacts=entry.artifacts[:1], seconds=1.0)
     save(path, [again])
     assert stored(path) == [again]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         (count,) = connection.execute("SELECT count(*) FROM artifacts").fetchone()
     assert count == 1
 
@@ -183,11 +184,11 @@ def test_a_damaged_database_is_one_line(entry: Entry, tmp_path: Path) -> None:
 def test_another_schema_is_refused_and_kept(entry: Entry, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
     save(path, [entry])
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(HistoryError, match="schema 7, expected 2"):
         save(path, [entry])
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM cells").fetchone() == (1,)
 
 
@@ -196,7 +197,7 @@ def test_a_database_from_before_the_target_is_read_and_written(
 ) -> None:
     path = tmp_path / "h.sqlite"
     save(path, [entry])
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("ALTER TABLE cells DROP COLUMN target")
         connection.execute("PRAGMA user_version = 1")
     assert stored(path) == [entry]
@@ -207,7 +208,7 @@ def test_a_database_from_before_the_target_is_read_and_written(
 
 def test_another_program_s_database_is_left_alone(entry: Entry, tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE theirs (a)")
     with pytest.raises(HistoryError, match="schema 0, expected 2"):
         save(path, [entry])
