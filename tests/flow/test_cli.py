@@ -501,18 +501,8 @@ sys.exit(main())
 
 
 def test_a_corrupted_artifact_is_not_published(tmp_path: Path, tiny_dir: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", CORRUPT),
-            *command_line.settings(tiny_dir),
-            *("precision=fp16", "engine=onnxruntime"),
-        ],
-        cwd=tmp_path,
-        env=command_line.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = [*command_line.settings(tiny_dir), "precision=fp16", "engine=onnxruntime"]
+    done = command_line.run_command(*arguments, cwd=tmp_path, program=CORRUPT)
     assert done.returncode == 2, done.stderr
     assert "gate failed: onnxruntime: cosine.mean 0.9" in done.stdout
     assert "(validate.gates.cosine_mean.fp16)" in done.stdout

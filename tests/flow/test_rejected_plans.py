@@ -5,8 +5,6 @@ attention that cannot fuse, an fp32 plan named fp16.
 """
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,18 +62,8 @@ sys.exit(main())
 
 
 def test_an_attention_in_parts_ends_the_command(tmp_path: Path, tiny_dir: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", APART),
-            *command_line.settings(tiny_dir),
-            *("precision=fp16", *ENGINE),
-        ],
-        cwd=tmp_path,
-        env=command_line.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = [*command_line.settings(tiny_dir), "precision=fp16", *ENGINE]
+    done = command_line.run_command(*arguments, cwd=tmp_path, program=APART)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("gate failed")]
     assert line.startswith("gate failed: tensorrt_rtx: plan.attention_fused 0.5")

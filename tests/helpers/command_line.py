@@ -47,10 +47,13 @@ def environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(Path(pipeline.__file__).parent.parent)}
 
 
-def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m pipeline`` to its end."""
+def run_command(
+    *arguments: str, cwd: Path, program: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m pipeline`` to its end, or a ``program`` that ends in its ``main``."""
+    command = COMMAND if program is None else [sys.executable, "-c", program]
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         cwd=cwd,
         env=environment(),
         capture_output=True,
