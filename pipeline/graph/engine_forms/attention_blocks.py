@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from pipeline.graph.files import constant, target_sizes
+from pipeline.graph.neighbours import producer_of
 
 _TO_HEADS, _TO_KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
 _ROUNDING = ("Cast", "QuantizeLinear", "DequantizeLinear")
@@ -125,8 +126,8 @@ def _behind(value: ir.Value | None, *, scaled: bool) -> ir.Value | None:
 
 def _projection(value: ir.Value | None, order: Sequence[int]) -> tuple[Projection, int, int] | None:
     """Return the projection whose heads ``value`` holds, how many they are and their size."""
-    transpose = _producer(value, "Transpose")
-    split = _producer(transpose.inputs[0], "Reshape") if transpose is not None else None
+    transpose = producer_of(value, "Transpose")
+    split = producer_of(transpose.inputs[0], "Reshape") if transpose is not None else None
     if transpose is None or split is None or permutation(transpose) != list(order):
         return None
     sizes = target_sizes(split)
@@ -134,14 +135,14 @@ def _projection(value: ir.Value | None, order: Sequence[int]) -> tuple[Projectio
         return None
     if len(split.outputs[0].uses()) != 1:
         return None
-    bias = _producer(split.inputs[0], "Add")
+    bias = producer_of(split.inputs[0], "Add")
     product = split.inputs[0]
     if bias is not None:
         vectors = [i for i, operand in enumerate(bias.inputs) if _is_vector(operand)]
         if len(vectors) != 1:
             return None
         product = bias.inputs[1 - vectors[0]]
-    gemm = _producer(product, "MatMul")
+    gemm = producer_of(product, "MatMul")
     inner = [node for node in (gemm, bias) if node is not None]
     if gemm is None or any(len(node.outputs[0].uses()) != 1 for node in inner):
         return None
@@ -158,11 +159,6 @@ def permutation(node: ir.Node) -> list[int]:
 def _is_vector(value: ir.Value | None) -> bool:
     array = constant(value)
     return array is not None and array.ndim == 1
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
 
 
 def _reader(node: ir.Node, op_type: str) -> ir.Node | None:

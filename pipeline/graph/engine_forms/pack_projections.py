@@ -21,6 +21,7 @@ from pipeline.graph.engine_forms.attention_blocks import (
     find_attention_blocks,
 )
 from pipeline.graph.files import add_initializer, constant, insert_before
+from pipeline.graph.neighbours import producer_of
 
 Array = npt.NDArray[Any]
 Steps = tuple[Array, Array]
@@ -48,10 +49,10 @@ class PackedAttention:
         block, (query, _, value) = self.block, self.cut.outputs
         probabilities = block.context.inputs[0]
         return (
-            _unscaled(block.scores.inputs[0]) is query
-            and _unscaled(block.scores.inputs[1]) is self.back.outputs[0]
+            _behind(block.scores.inputs[0], "Mul", "Div") is query
+            and _behind(block.scores.inputs[1], "Mul", "Div") is self.back.outputs[0]
             and block.context.inputs[1] is value
-            and _uncast(probabilities) is block.softmax.outputs[0]
+            and _behind(probabilities, "Cast") is block.softmax.outputs[0]
             and block.merge.inputs[0] is block.context.outputs[0]
             and block.last.inputs[0] is block.merge.outputs[0]
         )
@@ -113,14 +114,10 @@ def _bias(part: Projection) -> Array | None:
     return next((array for array in arrays if array is not None), None)
 
 
-def _unscaled(value: ir.Value | None) -> ir.Value | None:
-    node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and node.op_type in ("Mul", "Div") else value
-
-
-def _uncast(value: ir.Value | None) -> ir.Value | None:
-    node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and node.op_type == "Cast" else value
+def _behind(value: ir.Value | None, *types: str) -> ir.Value | None:
+    """Return what the node that computes a value reads, where it is of one of the types."""
+    node = producer_of(value, *types)
+    return value if node is None else node.inputs[0]
 
 
 class _Packing:
