@@ -8,8 +8,14 @@ import torch
 
 from benchmarks.gpu.roofline import SIZES, ModelSize
 
-KINDS = ("fp32", "tf32", "fp16", "bf16", "int8")
+KINDS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_NEEDS = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
+_NOT_ON_A_CPU = {
+    "tf32": "no CUDA device",
+    "fp16": "a CPU computes fp16 in fp32",
+    "fp8": "no CUDA device",
+}
 _PASSES = 5
 
 
@@ -58,10 +64,11 @@ def _layer(size: ModelSize, tokens: int) -> list[tuple[int, int, int]]:
 
 def _obstacle(kind: str, device: str) -> str | None:
     if device == "cuda":
-        if kind in ("tf32", "bf16") and torch.cuda.get_device_capability() < (8, 0):
-            return "needs compute capability 8.0"
+        least = _NEEDS.get(kind, (0, 0))
+        if torch.cuda.get_device_capability() < least:
+            return f"needs compute capability {least[0]}.{least[1]}"
         return None
-    return {"tf32": "no CUDA device", "fp16": "a CPU computes fp16 in fp32"}.get(kind)
+    return _NOT_ON_A_CPU.get(kind)
 
 
 def _gemm_tflops(shapes: list[tuple[int, int, int]], kind: str, device: str) -> float:
@@ -76,6 +83,11 @@ def _gemm(shape: tuple[int, int, int], kind: str, device: str) -> Callable[[], o
         a = torch.randint(-128, 128, (rows, inner), dtype=torch.int8, device=device)
         b = torch.randint(-128, 128, (columns, inner), dtype=torch.int8, device=device).t()
         return lambda: torch._int_mm(a, b)
+    if kind == "fp8":
+        one = torch.ones((), device=device)
+        left = torch.randn((rows, inner), device=device).to(torch.float8_e4m3fn)
+        right = torch.randn((columns, inner), device=device).to(torch.float8_e4m3fn).t()
+        return lambda: torch._scaled_mm(left, right, one, one, out_dtype=torch.bfloat16)
     dtype = _DTYPES.get(kind, torch.float32)
     x = torch.randn((rows, inner), device=device).to(dtype)
     y = torch.randn((columns, inner), device=device).to(dtype).t()

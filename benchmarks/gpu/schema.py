@@ -24,7 +24,7 @@ _CELL = {
 SECTIONS: dict[str, Any] = {
     "ceilings": {
         **{kind: {"tflops": NUMBER, "size": int} for kind in ("fp32", "tf32", "fp16", "bf16")},
-        "int8": {"tflops": NUMBER, "size": int},
+        **{kind: {"tflops": NUMBER, "size": int} for kind in ("int8", "fp8")},
         "copy": {"gb_per_second": NUMBER, "bytes": int},
         "launch": {"queued_us": NUMBER, "waited_us": NUMBER},
     },

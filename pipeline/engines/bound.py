@@ -1,14 +1,15 @@
 """An ONNX Runtime session on CUDA whose inputs and outputs stay on the device, with CUDA graphs.
 
-ONNX Runtime captures a graph by the number that a run is given, replays it when the number comes
-again, and keeps it as long as the session lives: there are at most ``MOST_GRAPHS``, for the shapes
-that came twice first; others run without
+ONNX Runtime keeps graphs, and handles and workspaces of CUDA's libraries, for each thread that runs
+a session, until the session ends: one thread of its own makes all runs. A graph is captured by the
+number that a run is given and replayed when the number comes again; there are at most
+``MOST_GRAPHS``, for the shapes that came twice first, and others run without
 (https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview).
 """
 
 import logging
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class BoundSession:
         self._graphs: Buckets[dict[int, int]] = Buckets(None)
         self._captures = graphs
         self._next_id = 1
-        self._running = threading.Lock()
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime_cuda")
 
     @property
     def graphs(self) -> int:
@@ -102,20 +103,24 @@ class BoundSession:
         with self._slots.one() as slot:
             shape = slot.put(batch)
             slot.synchronize()
-            with self._running:
-                self._run(slot, shape, self._graph_id(slot, shape) if graph else _NO_GRAPH)
+            running = self._runs.submit(self._run, slot, shape, graph)
+            try:
+                running.result()
+            finally:
+                wait([running])  # Ctrl-C came in between: nobody else gets the slot before it ends
             return slot.take(len(batch.input_ids))
 
-    def _run(self, slot: Slot, shape: tuple[int, int], graph: int) -> None:
+    def _run(self, slot: Slot, shape: tuple[int, int], graph: bool) -> None:
         import onnxruntime as ort
 
+        number = self._graph_id(slot, shape) if graph else _NO_GRAPH
         binding = self._session.io_binding()
         for name, address in slot.inputs.items():
             binding.bind_input(name, "cuda", 0, np.int64, shape, address)
         output = (shape[0], self._dimension)
         binding.bind_output(GRAPH_OUTPUT, "cuda", 0, np.float32, output, slot.output)
         options = ort.RunOptions()
-        options.add_run_config_entry(_GRAPH_ID, str(graph))
+        options.add_run_config_entry(_GRAPH_ID, str(number))
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # onnxruntime's exceptions share no public base

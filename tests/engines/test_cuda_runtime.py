@@ -41,7 +41,7 @@ class FakeSession:
     """ONNX Runtime on CUDA: reads and writes the addresses it is bound to; keeps graphs by number.
 
     A graph that is replayed at other addresses or another shape than it was captured at fails, and
-    so do two runs at a time.
+    so do two runs at a time, or in two threads: a graph is known to the thread that captured it.
     """
 
     def __init__(self, dimension: Any = DIMENSION) -> None:
@@ -49,6 +49,7 @@ class FakeSession:
         self.runs: list[int] = []
         self.graphs: dict[int, Any] = {}
         self.running = threading.Lock()
+        self.threads: set[int] = set()
 
     def get_inputs(self) -> list[Any]:
         return [SimpleNamespace(name=name) for name in NAMES]
@@ -66,6 +67,8 @@ class FakeSession:
         return SimpleNamespace(bind_input=bind, bind_output=bind, bound=bound)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.threads.add(threading.get_ident())
+        assert len(self.threads) == 1, "two threads"
         assert self.running.acquire(blocking=False), "two runs at a time"
         try:
             number = int(options.get_run_config_entry("gpu_graph_id"))
