@@ -26,7 +26,8 @@ class Plan:
         """Deserialize for the current CUDA device; ``source`` is what errors call the plan.
 
         Raises:
-            MeasureError: TensorRT refuses the plan; its own words are in the message.
+            MeasureError: TensorRT refuses the plan, its own words are in the message; or the plan
+                does not give sentence embeddings of one length.
         """
         self.runtime = runtime
         self._cuda = cuda
@@ -42,7 +43,13 @@ class Plan:
         mode = self._module.TensorIOMode.INPUT
         self.inputs = [name for name in names if engine.get_tensor_mode(name) == mode]
         self.bounds = [self._profile_bounds(i) for i in range(engine.num_optimization_profiles)]
-        self.dimension = int(engine.get_tensor_shape(GRAPH_OUTPUT)[1])
+        shape = tuple(engine.get_tensor_shape(GRAPH_OUTPUT)) if GRAPH_OUTPUT in names else None
+        if shape is None or len(shape) != 2 or shape[1] < 1:
+            raise MeasureError(
+                f"{source}: expected an output {GRAPH_OUTPUT} [batch, dimension], saw {shape}; "
+                "build it again with python -m pipeline.build"
+            )
+        self.dimension = int(shape[1])
         self._memory: dict[int, tuple[int, int]] = {}
         self._stream = cuda.make_stream()
 

@@ -23,17 +23,31 @@ _POSITIONED = (
 """Architectures with a table of positions; in others a limit may be longer than what is stated."""
 
 
-def check_consistency(parent: Parent, tokenizer: Tokenizer, engine: Encoder) -> None:
+def require_dimension(parent: Parent, engine: Encoder) -> None:
+    """Refuse an engine whose vectors are of another length than the manifest states.
+
+    Raises:
+        BundleError: both lengths, and what to make anew.
+    """
+    stated, own = int(parent.manifest["model"]["dimension"]), getattr(engine, "dimension", None)
+    if own is None or own == stated:
+        return
+    if engine.name.startswith("tensorrt"):  # a plan, of which the bundle may have others
+        raise BundleError(
+            f"{parent.root}: model.dimension is {stated}, the {engine.name} plan gives {own}; "
+            f"build the engine again with python -m pipeline.build {parent.root}, or publish the "
+            "bundle again"
+        )
+    raise _contradiction(parent, f"model.dimension is {stated}, the graph gives {own}")
+
+
+def check_consistency(parent: Parent, tokenizer: Tokenizer) -> None:
     """Refuse a bundle whose texts would fail at their first encode, or be cut wrongly.
 
     Raises:
-        BundleError: the graph gives another dimension than the manifest states, or takes fewer
-            tokens or token types than the tokenizer makes.
+        BundleError: the model takes fewer tokens or token types than the tokenizer makes.
     """
     model = parent.manifest["model"]
-    stated, graph = int(model["dimension"]), getattr(engine, "dimension", None)
-    if graph is not None and graph != stated:
-        raise _contradiction(parent, f"model.dimension is {stated}, the graph gives {graph}")
     config = _config(parent)
     positions = config.get("max_position_embeddings")
     limit = int(model["max_length"])

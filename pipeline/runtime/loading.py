@@ -26,7 +26,7 @@ from pipeline.errors import BundleError
 from pipeline.runtime.building import engine_cache, start_build
 from pipeline.runtime.check import check_engine, require_passed
 from pipeline.runtime.choice import Choice, open_engine, plan_fits
-from pipeline.runtime.consistency import check_consistency
+from pipeline.runtime.consistency import check_consistency, require_dimension
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.tokens import Tokenizer
 
@@ -130,7 +130,7 @@ def _load_once(parent: Parent, checker: Checker, choice: Choice, *, check: bool)
         checker.path(name)
     tokenizer = Tokenizer(parent.root, max_length=int(parent.manifest["model"]["max_length"]))
     engine = open_engine(parent, checker, choice)
-    check_consistency(parent, tokenizer, engine)
+    check_consistency(parent, tokenizer)
     encoder = text_encoder(parent, tokenizer, engine)
     proof = read_proof(checker, parent.manifest) if check else None
     checker.recheck()
@@ -140,7 +140,12 @@ def _load_once(parent: Parent, checker: Checker, choice: Choice, *, check: bool)
 
 
 def text_encoder(parent: Parent, tokenizer: Tokenizer, engine: Encoder) -> TextEncoder:
-    """Put an engine behind a bundle's tokenizer and prompts."""
+    """Put an engine behind a bundle's tokenizer and prompts.
+
+    Raises:
+        BundleError: the engine's vectors are of another length than the manifest states.
+    """
+    require_dimension(parent, engine)
     model = parent.manifest["model"]
     return TextEncoder(
         tokenizer,

@@ -1,6 +1,7 @@
 """engines/: what is of another bundle, or was changed, is refused by name."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,36 @@ def test_a_pinned_bundle_takes_pinned_engines_only(
     assert load(bundle, manifest_sha256=pin, engine_sha256=[engine]).engine.name == "tensorrt_rtx"
     assert load(bundle).engine.name == "tensorrt_rtx"
     assert len(opened) == 2
+
+
+class Wider:
+    """A plan of another model under the right names."""
+
+    device, max_tokens, bucketed, dimension = "cuda", None, True, 33
+
+    def __init__(self, _path: Path, runtime: str, *, plan: bytes | None = None) -> None:
+        self.name = runtime
+
+    def encode(self, _batch: Any) -> Any:
+        raise AssertionError("a text was computed")
+
+
+def test_a_plan_is_held_against_the_manifest_s_dimension(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever opens it says so in one line: load, ``auto`` too, and verify."""
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
+    monkeypatch.setattr("pipeline.engines.tensorrt.TensorRTEncoder", Wider)
+    words = (
+        f"{bundle}: model.dimension is 32, the tensorrt_rtx plan gives 33; build the engine again "
+        f"with python -m pipeline.build {bundle}, or publish the bundle again"
+    )
+    for wanted in ("auto", "tensorrt_rtx"):
+        with pytest.raises(BundleError, match=f"^{re.escape(words)}$"):
+            load(bundle, wanted)
+    assert main([str(bundle), "--run"]) == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
+    assert load(bundle, "onnxruntime").dimension == 32
 
 
 # The proof that travels.

@@ -107,6 +107,27 @@ def test_what_callers_are_told(encoder: TensorRTEncoder) -> None:
     assert (encoder.dimension, encoder.inputs) == (3, ["input_ids", "attention_mask"])
 
 
+@pytest.mark.parametrize("shape", [(-1, -1), (-1, 0), (-1, 4, 3), (3,)])
+def test_a_plan_that_gives_no_embeddings(
+    shape: tuple[int, ...],
+    cuda: FakeRuntime,
+    module: FakeTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fake_tensorrt.Engine, "get_tensor_shape", lambda *_: shape)
+    with pytest.raises(MeasureError, match=r"expected an output sentence_embedding \[batch, dim"):
+        open_plan(cuda, module, monkeypatch)
+    assert cuda.held == 0
+
+
+def test_a_plan_of_another_output(
+    cuda: FakeRuntime, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_tensorrt, "OUTPUT", "logits")
+    with pytest.raises(MeasureError, match=r"model\.plan: .* sentence_embedding .*, saw None"):
+        open_plan(cuda, module, monkeypatch)
+
+
 def test_a_large_plan_gets_no_larger_buffers_than_a_batch_is_worth(
     cuda: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

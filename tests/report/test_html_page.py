@@ -188,6 +188,22 @@ def test_unmeasured_cells_say_why_and_measured_ones_have_a_colour() -> None:
 
 
 @pytest.mark.slow
+def test_without_judgements_the_search_has_no_column_of_them() -> None:
+    """Text that is searched among itself, which is what most bundles were validated on."""
+    data = int8()
+    assert "nDCG@10 difference (95 %)" in text_of(data)
+    artifacts = [a for a in (*data["artifacts"], data["reference"]) if "search" in a]
+    for search in (artifact["search"] for artifact in artifacts):
+        search["among_themselves"] = True
+        for row in search["vectors"]:
+            row["ndcg_at_10"] = None
+    text = text_of(data)
+    assert "PyTorch's recall@10" in text
+    assert "nDCG@10 difference" not in text
+    assert "no judgements" not in text
+
+
+@pytest.mark.slow
 def test_a_grid_without_a_single_cell_says_why() -> None:
     data = int8()
     cells = [{"batch": b, "sequence": 16, "skipped": "time budget"} for b in (1, 8)]
