@@ -24,7 +24,8 @@ from pipeline.ending import run_to_end
 from pipeline.errors import EncodeError, PipelineError
 from pipeline.runtime import parts
 from pipeline.runtime.encode_options import make_parser
-from pipeline.runtime.index_files import IDS, index_precision
+from pipeline.runtime.index_files import index_precision
+from pipeline.runtime.index_ids import IDS
 from pipeline.runtime.parts import Job, Share
 from pipeline.runtime.text_files import STDIN, Chunk, TextSource, make_source, read_chunks
 from pipeline.runtime.vector_files import INDEXES, VECTORS, kind_of, write_vectors
