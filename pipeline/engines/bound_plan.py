@@ -122,6 +122,7 @@ class BoundPlan:
             self._contexts[profile] = self._plan.make_context(profile)
         context = self._contexts[profile]
         self._bind_and_run(context, slot, shape)
+        self._plan.ran()
         return context
 
     def _bind_and_run(self, context: Any, slot: Slot, shape: tuple[int, int]) -> None:

@@ -7,10 +7,12 @@ import importlib
 import logging
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.cuda import Cuda
+from pipeline.engines.runtime_cache import RuntimeCache
 from pipeline.errors import MeasureError
 
 if TYPE_CHECKING:
@@ -22,8 +24,18 @@ log = logging.getLogger(__name__)
 class Plan:
     """A deserialized plan. Not thread-safe, and one run at a time: contexts share their memory."""
 
-    def __init__(self, content: bytes, runtime: str, cuda: Cuda, source: str) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        runtime: str,
+        cuda: Cuda,
+        source: str,
+        *,
+        kernels: Path | None = None,
+    ) -> None:
         """Deserialize for the current CUDA device; ``source`` is what errors call the plan.
+
+        ``kernels`` is the file in which TensorRT-RTX keeps what it compiles for this device.
 
         Raises:
             MeasureError: TensorRT refuses the plan, its own words are in the message; or the plan
@@ -50,6 +62,9 @@ class Plan:
                 "build it again with python -m pipeline.build"
             )
         self.dimension = int(shape[1])
+        self._kernels: RuntimeCache | None = None
+        if kernels is not None and runtime == "tensorrt_rtx":
+            self._kernels = RuntimeCache(kernels, engine)
         self._memory: dict[int, tuple[int, int]] = {}
         self._stream = cuda.make_stream()
 
@@ -70,8 +85,10 @@ class Plan:
         Raises:
             MeasureError: TensorRT gives none, or the device has no room.
         """
-        strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
+        how: Any = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._kernels is not None:
+            how = self._kernels.configure(how)
+        context = self._engine.create_execution_context(how)
         if context is None:
             raise MeasureError(f"{self.runtime} gives no execution context: {self._words()}")
         if not context.set_optimization_profile_async(profile, self._stream):
@@ -108,8 +125,16 @@ class Plan:
         if not context.execute_async_v3(stream):
             raise MeasureError(f"{self.runtime} could not run a batch: {self._words()}")
 
+    def ran(self) -> None:
+        """Note that a run ended, for TensorRT-RTX to keep the kernels that it compiled for it."""
+        if self._kernels is not None:
+            self._kernels.ran()
+
     def close(self) -> None:
         """Give the memory of the contexts back; none of them may be used any more."""
+        if self._kernels is not None:
+            self._kernels.save()
+            self._kernels = None
         for address, _ in self._memory.values():
             self._cuda.release(address)
         self._memory.clear()

@@ -76,10 +76,13 @@ class TensorRTEncoder:
     bucketed = True
     lanes = SLOTS
 
-    def __init__(self, path: Path, runtime: str, *, plan: bytes | None = None) -> None:
+    def __init__(
+        self, path: Path, runtime: str, *, plan: bytes | None = None, kernels: Path | None = None
+    ) -> None:
         """Deserialize the plan for the current CUDA device.
 
         ``plan`` are the bytes of ``path`` where they are read already, and were checked.
+        ``kernels`` is the file in which TensorRT-RTX keeps what it compiles for this device.
 
         Raises:
             MeasureError: TensorRT refuses the plan, CUDA has no room, or ``cuda-bindings`` is not
@@ -89,7 +92,7 @@ class TensorRTEncoder:
         self.device = "cuda"
         cuda = Cuda()
         content = path.read_bytes() if plan is None else plan
-        self._plan = Plan(content, runtime, cuda, str(path))
+        self._plan = Plan(content, runtime, cuda, str(path), kernels=kernels)
         try:
             self._bound = BoundPlan(self._plan, cuda)
         except MeasureError:

@@ -27,7 +27,8 @@ class Choice:
     """What is asked for.
 
     ``pinned``: only engines whose manifests have one of these sha256; None: any of this bundle.
-    ``cache``: where engines of this bundle are built for this machine; they need no pin.
+    ``cache``: where engines of this bundle are built for this machine, which need no pin, and where
+    TensorRT-RTX keeps the kernels that it compiles.
     """
 
     wanted: str = "auto"
@@ -94,6 +95,7 @@ def _open_plan(engine: EngineDirectory, choice: Choice, *, cached: bool) -> Enco
     Raises:
         BundleError: its plan is not the one that its manifest lists.
     """
+    from pipeline.engines.runtime_cache import kernels_file
     from pipeline.engines.tensorrt import TensorRTEncoder
 
     module, reason = runner(engine)
@@ -106,8 +108,12 @@ def _open_plan(engine: EngineDirectory, choice: Choice, *, cached: bool) -> Enco
         )
     checker = engine.checker
     content = checker.read(PLAN)
+    kernels = None
+    if choice.cache is not None:
+        sha256 = engine.manifest["files"][PLAN]["sha256"]
+        kernels = kernels_file(choice.cache, engine.root.name, sha256)
     try:
-        encoder = TensorRTEncoder(Path(engine.file), module, plan=content)
+        encoder = TensorRTEncoder(Path(engine.file), module, plan=content, kernels=kernels)
     except MeasureError as error:
         return str(error)
     checker.recheck()

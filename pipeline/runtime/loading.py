@@ -62,7 +62,9 @@ def load(
     ``check`` encodes some of the bundle's check texts and holds the engine to its gates.
     ``build`` builds an engine for this machine where none fits, in a process of its own, into
     ``cache_dir`` (``~/.cache/sentence-transformer-trt``), for the next ``load`` to take; until then
-    ``model.onnx`` serves. ``"wait"`` waits for it and takes it now.
+    ``model.onnx`` serves. ``"wait"`` waits for it and takes it now. With ``build``, or where
+    ``cache_dir`` is given, engines are taken from there too, and TensorRT-RTX keeps the kernels
+    there that it compiles for this GPU.
 
     Raises:
         BundleError: no bundle there, a file that is not the one published, an engine of another
@@ -71,12 +73,13 @@ def load(
     root = Path(directory)
     pinned = None if manifest_sha256 is None else frozenset(map(str.lower, engine_sha256))
     choice = Choice(wanted=engine, pinned=pinned)
-    if not build or engine in ("openvino", "onnxruntime"):
+    if not (build or cache_dir) or engine in ("openvino", "onnxruntime"):
         return _load(root, choice, manifest_sha256, check=check)
     parent = open_parent(root, manifest_sha256=manifest_sha256)
-    choice = replace(choice, cache=engine_cache(parent, cache_dir))
-    if not plan_fits(parent, choice):
-        start_build(parent, engine_cache(parent, cache_dir), engine, wait=build == "wait")
+    cache = engine_cache(parent, cache_dir)
+    choice = replace(choice, cache=cache)
+    if build and not plan_fits(parent, choice):
+        start_build(parent, cache, engine, wait=build == "wait")
         if build != "wait":
             choice = replace(choice, wanted="auto")
     return _load(root, choice, manifest_sha256, check=check)

@@ -154,7 +154,7 @@ def test_a_pinned_bundle_takes_pinned_engines_only(
     opened: list[bytes] = []
     monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
 
-    def open_plan(path: Path, runtime: str, *, plan: bytes) -> Any:
+    def open_plan(path: Path, runtime: str, *, plan: bytes, kernels: Path | None) -> Any:
         opened.append(plan)
         return type("Engine", (), {"name": runtime, "device": "cuda"})()
 
@@ -176,7 +176,7 @@ class Wider:
 
     device, max_tokens, bucketed, dimension = "cuda", None, True, 33
 
-    def __init__(self, _path: Path, runtime: str, *, plan: bytes | None = None) -> None:
+    def __init__(self, _path: Path, runtime: str, **_: Any) -> None:
         self.name = runtime
 
     def encode(self, _batch: Any) -> Any:
@@ -199,6 +199,28 @@ def test_a_plan_is_held_against_the_manifest_s_dimension(
     assert main([str(bundle), "--run"]) == 1
     assert capsys.readouterr().err == f"error: {words}\n"
     assert load(bundle, "onnxruntime").dimension == 32
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorrt_rtx"])
+def test_compiled_kernels_are_kept_where_load_is_told(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """By bundle, machine, engine and plan; without a place nothing is written anywhere."""
+    kept: list[Path | None] = []
+    monkeypatch.setattr("pipeline.engines.tensorrt.obstacle", lambda *_: None)
+
+    def open_plan(path: Path, runtime: str, *, plan: bytes, kernels: Path | None) -> Any:
+        kept.append(kernels)
+        return type("Engine", (), {"name": runtime, "device": "cuda"})()
+
+    monkeypatch.setattr("pipeline.engines.tensorrt.TensorRTEncoder", open_plan)
+    for how in ({}, {"cache_dir": tmp_path}, {"cache_dir": tmp_path, "build": True}):
+        assert load(bundle, engine, **how).engine.name == "tensorrt_rtx"  # type: ignore[arg-type]
+    assert kept[0] is None
+    assert kept[1] == kept[2] is not None
+    sha256 = manifest_of(bundle / ENGINE)["files"]["model.plan"]["sha256"]
+    assert kept[1].name == f"{Path(ENGINE).name}-{sha256[:16]}.kernels"
+    assert kept[1].is_relative_to(tmp_path / "engines" / sha256_file(bundle / MANIFEST))
 
 
 # The proof that travels.

@@ -247,7 +247,7 @@ def test_the_plan_is_deserialized_from_the_bytes_that_were_hashed(
     content = (bundle / PLAN).read_bytes()
     seen: list[bytes] = []
 
-    def open_plan(path: Path, runtime: str, *, plan: bytes) -> None:
+    def open_plan(path: Path, runtime: str, *, plan: bytes, kernels: Path | None) -> None:
         flip(bundle / PLAN)  # too late for whoever has read it
         seen.append(plan)
 

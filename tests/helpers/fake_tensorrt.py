@@ -1,9 +1,11 @@
 """A TensorRT whose plans run on the CUDA of ``fake_cuda``: what it forbids fails here.
 
-A plan gives, for each row, its first and last token and the sum of its tokens.
+A plan gives, for each row, its first and last token and the sum of its tokens. Its kernels are
+compiled when a profile sees a shape first, unless the runtime cache has them (TensorRT-RTX).
 """
 
 import ctypes
+import json
 import threading
 import time
 import weakref
@@ -57,6 +59,9 @@ class FakeTensorRT:
         self.capturable: bool | None = None
         self.refuse = ""
         self.running = threading.Lock()
+        self.gpu = "NVIDIA RTX 4090"
+        self.compiled: list[tuple[int, tuple[int, int]]] = []
+        self.kernel_bytes = 8
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
@@ -98,17 +103,63 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, index: int) -> int:
         return self.module.working * (index + 1)
 
-    def create_execution_context(self, strategy: int) -> Any:
+    def create_execution_context(self, how: "int | RuntimeConfig") -> Any:
+        config = how if isinstance(how, RuntimeConfig) else None
+        strategy = how if config is None else config.strategy
         assert strategy == FakeTensorRT.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self.module.allows("context"):
             return None
         kind = Context if self.module.capturable is None else AskedContext
-        return kind(self)
+        return kind(self, config.cache if config is not None else None)
+
+    def create_runtime_config(self) -> "RuntimeConfig | None":
+        return RuntimeConfig(self.module) if self.module.allows("configuration") else None
+
+
+class RuntimeConfig:
+    def __init__(self, module: FakeTensorRT) -> None:
+        self.module = module
+        self.strategy = 0
+        self.cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> "RuntimeCache":
+        return RuntimeCache(self.module)
+
+    def set_runtime_cache(self, cache: "RuntimeCache") -> bool:
+        self.cache = cache
+        return self.module.allows("runtime cache")
+
+    def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+        self.strategy = strategy
+
+
+class RuntimeCache:
+    """Its bytes begin with what they are for; those of no cache at all end a real process."""
+
+    def __init__(self, module: FakeTensorRT) -> None:
+        self.module = module
+        self.kernels: set[tuple[int, tuple[int, int]]] = set()
+
+    def serialize(self) -> bytes | None:
+        assert self.module.cuda.captured is None, "in the middle of a capture"
+        if not self.module.allows("serialize"):
+            return None
+        kernels = sorted([profile, *shape] for profile, shape in self.kernels)
+        content = json.dumps({"gpu": self.module.gpu, "kernels": kernels})
+        return content.encode() + b" " * self.module.kernel_bytes * len(kernels)
+
+    def deserialize(self, blob: bytes) -> bool:
+        content = json.loads(blob)
+        if content["gpu"] != self.module.gpu:
+            return False
+        self.kernels |= {(profile, (rows, tokens)) for profile, rows, tokens in content["kernels"]}
+        return True
 
 
 class Context:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, cache: RuntimeCache | None = None) -> None:
         self.engine = engine
+        self.cache = RuntimeCache(engine.module) if cache is None else cache
         self.module = engine.module
         self.module.contexts.add(self)
         self.profile = -1
@@ -155,6 +206,10 @@ class Context:
             _view(self.addresses[OUTPUT], np.float32, (shape[0], DIMENSION))[:] = np.nan
             return False
         self.settled = state
+        if (kernel := (self.profile, shape)) not in self.cache.kernels:
+            assert cuda.captured is None, "compiles in the middle of a capture"
+            self.cache.kernels.add(kernel)
+            self.module.compiled.append(kernel)
         self.module.runs.append((self.profile, shape))
         cuda.enqueue(_work(weakref.ref(self), state))
         return True
