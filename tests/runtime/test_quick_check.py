@@ -95,7 +95,6 @@ def test_what_leaks_is_seen(
     gate: str,
 ) -> None:
     checked = check_engine(encoder(tiny_tokenizer, leak), proof, quick=True)
-    assert [name.split()[0] for name in checked.failed][0] == "invariance.batch"
     assert any(name.startswith(f"invariance.{gate} ") for name in checked.failed)
     with pytest.raises(BundleError, match=rf"invariance\.{gate} 0\.99.* < 0\.9999 over 33"):
         require_passed(checked, "bundle")
