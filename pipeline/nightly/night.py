@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 _ID = re.compile(r"\d{8}T\d{6}Z")
 _PLAN_FILE = "plan.json"
 
+_HYDRA_OPTIONS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+"""Those whose value may be the next argument."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Night:
@@ -86,8 +89,7 @@ def _prepare(
         night.directory.mkdir(exist_ok=True)
         for cell in cells:
             write_cell(cell, night.of(cell), cwd)
-        again = [argument for argument in arguments if not argument.startswith("night=")]
-        command = shlex.join(["python", "-m", "pipeline.nightly", *again, f"night={name}"])
+        command = shlex.join(["python", "-m", "pipeline.nightly", *_resuming(arguments, name)])
         write_json(
             night.directory / _PLAN_FILE, {"schema": 1, "command": command, "cells": planned}
         )
@@ -102,6 +104,18 @@ def _prepare(
             forget_skipped(night.of(cell))
         log.info("night %s: %d of %d cells are left", name, left, len(cells))
     return night
+
+
+def _resuming(arguments: Sequence[str], name: str) -> list[str]:
+    """Return the arguments that go on with a night: Hydra's parser wants overrides side by side."""
+    again = [argument for argument in arguments if not argument.startswith("night=")]
+    at = len(again)
+    for index, argument in enumerate(again):
+        is_value = index > 0 and again[index - 1] in _HYDRA_OPTIONS
+        if not argument.startswith("-") and not is_value:
+            at = index
+            break
+    return [*again[:at], f"night={name}", *again[at:]]
 
 
 def _new_id(output: Path) -> str:

@@ -214,10 +214,16 @@ def test_compiled_kernels_are_kept_where_load_is_told(
         return type("Engine", (), {"name": runtime, "device": "cuda"})()
 
     monkeypatch.setattr("pipeline.engines.tensorrt.TensorRTEncoder", open_plan)
-    for how in ({}, {"cache_dir": tmp_path}, {"cache_dir": tmp_path, "build": True}):
-        assert load(bundle, engine, **how).engine.name == "tensorrt_rtx"  # type: ignore[arg-type]
+    hows: list[dict[str, Any]] = [
+        {},
+        {"cache_dir": tmp_path},
+        {"cache_dir": tmp_path, "build": True},
+    ]
+    for how in hows:
+        assert load(bundle, engine, **how).engine.name == "tensorrt_rtx"
     assert kept[0] is None
-    assert kept[1] == kept[2] is not None
+    assert kept[1] is not None
+    assert kept[1] == kept[2]
     sha256 = manifest_of(bundle / ENGINE)["files"]["model.plan"]["sha256"]
     assert kept[1].name == f"{Path(ENGINE).name}-{sha256[:16]}.kernels"
     assert kept[1].is_relative_to(tmp_path / "engines" / sha256_file(bundle / MANIFEST))
