@@ -4,6 +4,7 @@ A stage is imported where it is made: what the store holds costs no import of Py
 """
 
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +62,10 @@ class Stages:
         """Return what ``make`` returns for ``parts``, now or the last time."""
         _started(name)
         start = time.perf_counter()
-        made, cached = self._store.get_or_make(name, kind, parts, self._subject, self._work, make)
+        with _garbage_freed():
+            made, cached = self._store.get_or_make(
+                name, kind, parts, self._subject, self._work, make
+            )
         self._done(name, start, cached=cached)
         return made
 
@@ -77,6 +81,20 @@ class Stages:
         seconds = time.perf_counter() - start
         log.info("%s done in %.1f s", name, seconds)
         self.times.append(StageTime(name=name, seconds=round(seconds, 3), cached=cached))
+
+
+@contextlib.contextmanager
+def _garbage_freed() -> Iterator[None]:
+    """Leave no dead model behind: models and graphs refer to themselves, and hold their weights.
+
+    What was there before, all of PyTorch among it, is not looked through.
+    """
+    gc.freeze()
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 def _started(name: str) -> None:

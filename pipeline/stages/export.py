@@ -1,5 +1,6 @@
 """Export the whole Sentence Transformer, pooling and all, as one ONNX graph that is checked."""
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,13 +36,18 @@ def export(
         ExportError: the exporter refused a module, or the graph's embeddings differ.
     """
     out_dir.mkdir(parents=True)
-    graph = trace(source, exporter)
-    meet_contract(graph, source)
-    model = save_graph(
-        graph, out_dir / "model.onnx", precision=NumericType.fp32, source_sha256=source.sha256
-    )
+    model = _trace(source, exporter, out_dir)
+    gc.collect()  # the traced model refers to itself: with its weights it would stay for the check
     _check(model, source, texts)
     return model
+
+
+def _trace(source: SourceModel, exporter: Exporter, out_dir: Path) -> OnnxModel:
+    graph = trace(source, exporter)
+    meet_contract(graph, source)
+    return save_graph(
+        graph, out_dir / "model.onnx", precision=NumericType.fp32, source_sha256=source.sha256
+    )
 
 
 def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class GpuPeaks:
     name: str
     label: str
     source: str
+    url: str
     memory: float
     tera_operations: Mapping[str, float]
 
@@ -40,6 +41,7 @@ def known_gpus() -> Mapping[str, GpuPeaks]:
             name=name,
             label=row.pop("label"),
             source=row.pop("source"),
+            url=row.pop("url"),
             memory=row.pop("memory"),
             tera_operations=row,
         )

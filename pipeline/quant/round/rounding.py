@@ -9,7 +9,7 @@ along the correlations of the calibration activations.
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cholesky
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.lapack import strtri
 
 from pipeline.quant.calibrate.scales import LEVELS
 from pipeline.vectors import DoubleArray, FloatArray
@@ -35,22 +35,24 @@ def round_gptq(
     """Round a ``[in, out]`` weight to steps of ``scales`` ``[out]``, within ±127.
 
     ``covariance`` is of what the GEMM reads, ``[in, in]`` (centred: the bias takes care of the
-    mean); ``noise`` the variance that rounding the activations adds to each channel.
+    mean); ``noise`` the variance that rounding the activations adds to each channel. Computed in
+    fp32, as the paper's own code does: the damping keeps the smallest eigenvalue far above its
+    rounding errors.
     """
     channels = len(weight)
     order = np.argsort(-np.diag(covariance))
     # The upper Cholesky factor of the inverse, from that of the reversed matrix: the inverse of a
     # triangle, a sixth of the work of inverting the whole.
     backwards = order[::-1]
-    hessian = covariance[np.ix_(backwards, backwards)]
+    hessian = covariance.astype(np.float32)[np.ix_(backwards, backwards)]
     hessian[np.diag_indices(channels)] += noise + _DAMPING * np.trace(covariance) / channels
     lower = cholesky(hessian, lower=True, overwrite_a=True)
-    inverse, _ = dtrtri(lower, lower=1, overwrite_c=1)
+    inverse, _ = strtri(lower, lower=1, overwrite_c=1)
     upper = np.ascontiguousarray(inverse[::-1, ::-1])
-    rest = weight[order].astype(np.float64)
+    rest = weight[order]
     steps = np.empty(rest.shape, np.int8)
     for block in _parts(0, channels, _BLOCK):
-        errors = np.empty((block.stop - block.start, rest.shape[1]))
+        errors = np.empty((block.stop - block.start, rest.shape[1]), np.float32)
         for part in _parts(block.start, block.stop, _PART):
             within = slice(part.start - block.start, part.stop - block.start)
             steps[part], errors[within] = _round_in_turn(rest[part], scales, upper[part, part])
@@ -64,10 +66,9 @@ def round_gptq(
 
 
 def _round_in_turn(
-    rows: DoubleArray, scales: FloatArray, upper: DoubleArray
-) -> tuple[npt.NDArray[np.int8], DoubleArray]:
+    rows: FloatArray, scales: FloatArray, upper: FloatArray
+) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Round row after row, passing errors on to the rows behind; return steps and errors."""
-    scales = scales.astype(np.float64)
     steps, errors = np.empty(rows.shape, np.int8), np.empty_like(rows)
     for i, row in enumerate(rows):
         nearest = np.clip(np.rint(row / scales), -LEVELS, LEVELS)

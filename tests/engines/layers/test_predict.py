@@ -1,6 +1,7 @@
 """Predictions: each kernel at its roofline, from a table of dense peaks."""
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +17,7 @@ from pipeline.engines.layers.records import Kind, Layer, Size, Tensor
 from pipeline.errors import ConfigError
 
 GPU = GpuPeaks(
-    name="x", label="X", source="none", memory=100, tera_operations={"int8": 2, "fp16": 1}
+    name="x", label="X", source="none", url="", memory=100, tera_operations={"int8": 2, "fp16": 1}
 )
 
 
@@ -67,6 +68,8 @@ def test_the_table_has_the_gpus_that_people_use_with_dense_peaks_and_sources() -
     for gpu in gpus.values():
         peaks = gpu.tera_operations
         assert "NVIDIA" in gpu.source
+        assert urlsplit(gpu.url).scheme == "https"
+        assert (urlsplit(gpu.url).hostname or "").endswith(".nvidia.com")
         assert peaks["fp32"] < peaks["fp16"] < peaks["int8"]
         assert peaks["int8"] / peaks["fp16"] in (
             pytest.approx(2, rel=0.01),
