@@ -40,7 +40,8 @@ PEAKS = {
     "H100 SXM": Peaks(fp16=989, int8=1979, memory=3350),
     "H200 SXM": Peaks(fp16=989, int8=1979, memory=4800),
 }
-"""NVIDIA's data sheets give Ada's and Hopper's figures with sparsity; dense is half of that."""
+"""NVIDIA's data sheets give Ada's and Hopper's figures with sparsity; dense is half of that. Their
+addresses: ``pipeline/engines/layers/gpus.toml``; https://www.nvidia.com/en-us/data-center/h200/."""
 
 
 def token_flops(
