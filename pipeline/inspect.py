@@ -122,11 +122,11 @@ def _external(path: Path) -> int:
 
 
 def _sizes(fp32: int, linear: Shapes, tables: Shapes) -> dict[str, int]:
-    """Estimate: fp16 halves everything; int8 takes a quarter of GEMMs and tables, and scales."""
+    """Estimate: 16 bits halve everything; int8 takes a quarter of GEMMs and tables, and scales."""
     saved = sum(3 * rows * columns for rows, columns in (*linear.values(), *tables.values()))
     scaled = (*(outputs for _, outputs in linear.values()), *(rows for rows, _ in tables.values()))
     scales = _INT8_SCALE_BYTES * sum(scaled)
-    return {"fp32": fp32, "fp16": fp32 // 2, "int8": fp32 - saved + scales}
+    return {"fp32": fp32, "fp16": fp32 // 2, "bf16": fp32 // 2, "int8": fp32 - saved + scales}
 
 
 def _describe_module(module: Any) -> str:

@@ -33,7 +33,8 @@ class OpenVINOEncoder:
     """``model.onnx`` in OpenVINO's CPU plugin.
 
     fp32 and fp16 graphs compute in fp32, whatever the CPU offers: OpenVINO's own default is bf16
-    where there is hardware for it, coarser than either. int8 graphs keep that default; what lies
+    where there is hardware for it, coarser than either. bf16 graphs compute in bf16 there, and
+    elsewhere in fp32 with the graph's own rounding. int8 graphs keep that default; what lies
     between their GEMMs is no finer than int8's steps anyway
     (https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/precision-control.html).
 
@@ -61,10 +62,13 @@ class OpenVINOEncoder:
             "PERFORMANCE_HINT": "LATENCY",  # one stream with every core, not one a core
             "INFERENCE_NUM_THREADS": threads or (os.cpu_count() or 1),
         }
-        if precision is not NumericType.int8:
+        core = ov.Core()
+        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision is NumericType.bf16 and native:
+            settings["INFERENCE_PRECISION_HINT"] = "bf16"
+        elif precision is not NumericType.int8:
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         try:
-            core = ov.Core()
             self._model = core.compile_model(core.read_model(path), "CPU", settings)
         except RuntimeError as error:
             last = str(error).strip().split("\n")[-1]

@@ -177,6 +177,8 @@ def to_precision(
             return Graphs(portable=fp32, buildable=fp32)
         case NumericType.fp16:
             return cast(stages, model, fp32, config.keep_fp32, texts)
+        case NumericType.bf16:
+            return cast_bf16(stages, model, fp32, config.keep_fp32, texts)
         case NumericType.int8:
             return quantize(stages, model, fp32, config, texts)
 
@@ -205,6 +207,31 @@ def cast(
     }
     half = stages.run("cast", OnnxModel, parts, make)
     return Graphs(portable=half, buildable=half)
+
+
+def cast_bf16(
+    stages: Stages,
+    model: Model,
+    fp32: OnnxModel,
+    keep: Sequence[str],
+    texts: Sequence[str],
+) -> Graphs:
+    """Return the bf16 graph and its form for CPUs; the text decides how much stays in fp32."""
+
+    def make(out: Path) -> Graphs:
+        from pipeline.stages.cast import cast_bf16
+
+        return cast_bf16(fp32, model.source, texts, out, keep=keep)
+
+    parts = {
+        "code": code_sha256("pipeline.stages.cast"),
+        **_model(model),
+        "fp32 graph": fp32.sha256,
+        "calibration text": digest(list(texts)),
+        "precision settings": digest(list(keep)),
+        "versions": versions(PACKAGES["cast"]),
+    }
+    return stages.run("cast_bf16", Graphs, parts, make)
 
 
 def quantize(

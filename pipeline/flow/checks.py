@@ -35,13 +35,14 @@ def _check_half(config: PipelineConfig) -> None:
         ConfigError: precision=fp16, or int8 with fp16 between its GEMMs.
     """
     kind, between = config.precision.type, config.precision.high_precision
-    if config.model.fp16 or kind is NumericType.fp32:
+    if config.model.fp16 or kind in (NumericType.fp32, NumericType.bf16):
         return
     refused = f"model {config.model.name} does not fit fp16 (model.fp16=false): "
     if kind is NumericType.fp16:
         raise ConfigError(
-            f"{refused}set precision=fp32, or precision=int8 precision.high_precision=fp32; "
-            "model.fp16=true tries it, what overflows on the calibration text kept in fp32"
+            f"{refused}set precision=bf16 or fp32, or precision=int8 "
+            "precision.high_precision=fp32; model.fp16=true tries it, what overflows on the "
+            "calibration text kept in fp32"
         )
     if between is HighPrecision.fp16:
         raise ConfigError(f"{refused}set precision.high_precision=fp32")

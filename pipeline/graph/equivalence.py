@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.graph.emulated import emulate_bf16
+from pipeline.graph.files import load_graph
 from pipeline.graph.observe import run_observed
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 from pipeline.vectors import FloatArray, row_cosines
@@ -19,11 +22,24 @@ def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:
 
 def worst_cosine(a: OnnxModel, b: OnnxModel, batch: TokenBatch) -> float:
     """Return the lowest cosine between two graphs' embeddings of a batch."""
-    first, second = (OnnxRuntimeEncoder(model.path).encode(batch) for model in (a, b))
+    first, second = (_embed(model, batch) for model in (a, b))
     return float(row_cosines(first, second).min())
+
+
+def _embed(model: OnnxModel, batch: TokenBatch) -> FloatArray:
+    if model.precision is not NumericType.bf16:
+        return OnnxRuntimeEncoder(model.path).encode(batch)
+    graph = load_graph(model)
+    emulate_bf16(graph)
+    return embed_in_pieces(graph, batch)
 
 
 def embed_in_pieces(graph: ir.Model, batch: TokenBatch) -> FloatArray:
     """Return the embeddings of a batch by a graph in memory, without ever opening all of it."""
-    parts = run_observed(graph, graph.graph.outputs, [batch])
+    return embed_batches(graph, [batch])
+
+
+def embed_batches(graph: ir.Model, batches: Sequence[TokenBatch]) -> FloatArray:
+    """Return the embeddings of some batches, in their order, as ``embed_in_pieces``."""
+    parts = run_observed(graph, graph.graph.outputs, batches)
     return np.concatenate([value for values in parts for value in values.values()])

@@ -1,10 +1,11 @@
-"""Cast a graph's floating point to fp16, keeping in fp32 what fp16 loses.
+"""Cast a graph's floating point to fp16 or bf16, keeping in fp32 what those lose.
 
 The type of every node is in the graph, as TensorRT's strongly typed networks want it; no builder
 flag decides. In fp32 stay norms (LayerNormalization, root mean square in open code), Softmax and
 other reductions, everything behind the last of them (pooling sums, divisions by a token count
-clipped to 1e-9, Dense modules), what computes positions, and what text drives beyond fp16's range.
-The cast stage uses this for fp16, quantize for what int8 leaves in high precision.
+clipped to 1e-9, Dense modules), what computes positions, and what text drives beyond fp16's range;
+of bf16 the residual stream. The cast stage uses this for both, quantize for what int8 leaves in
+high precision.
 """
 
 import fnmatch
@@ -17,13 +18,14 @@ from pipeline.contracts import SourceModel
 from pipeline.engines.layers.graph import KEPT_FP32
 from pipeline.errors import CastError
 from pipeline.graph.files import add_initializer, constant, prune
+from pipeline.graph.half_types import FP16, HalfType
 from pipeline.graph.observe import run_observed, unpadded_batches
 from pipeline.graph.rms_norms import find_rms_norms
 from pipeline.text.datasets import spread
 from pipeline.text.source_text import open_tokenizer, tokenize
 
-_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-FP16_MAX = float(np.finfo(np.float16).max)
+_FLOAT = ir.DataType.FLOAT
+FP16_MAX = FP16.largest
 _NORMS = {"LayerNormalization", "RMSNormalization", "Softmax"}
 _FUSED = {
     "Attention",
@@ -82,18 +84,31 @@ def find_wide_tensors(
     Raises:
         CastError: a pattern that no tensor's name matches.
     """
-    tensors = [value for value in float_tensors(model) if not value.is_graph_output()]
-    names = [value.name or "" for value in tensors]
+    kept = find_named_tensors(model, source, keep)
+    reach = largest_values(model, _inner_tensors(model), source, texts)
+    return sorted(
+        kept | {name for name, value in reach.items() if not value <= _HEADROOM * FP16_MAX}
+    )
+
+
+def find_named_tensors(model: ir.Model, source: SourceModel, keep: Sequence[str]) -> set[str]:
+    """Return the computed float tensors that a pattern names (``precision.keep_fp32``).
+
+    Raises:
+        CastError: a pattern that no tensor's name matches.
+    """
+    names = [value.name or "" for value in _inner_tensors(model)]
     kept: set[str] = set()
     for pattern in keep:
         matched = fnmatch.filter(names, pattern)
         if not matched:
             raise CastError(f"precision.keep_fp32: no tensor of {source.name} matches {pattern!r}")
         kept.update(matched)
-    reach = largest_values(model, tensors, source, texts)
-    return sorted(
-        kept | {name for name, value in reach.items() if not value <= _HEADROOM * FP16_MAX}
-    )
+    return kept
+
+
+def _inner_tensors(model: ir.Model) -> list[ir.Value]:
+    return [value for value in float_tensors(model) if not value.is_graph_output()]
 
 
 def float_tensors(model: ir.Model, kind: ir.DataType = _FLOAT) -> list[ir.Value]:
@@ -118,15 +133,19 @@ def largest_values(
 
 
 def cast_to_half(
-    model: ir.Model, wide: Sequence[str] = (), *, norms_in_half: bool = False
+    model: ir.Model,
+    wide: Sequence[str] = (),
+    *,
+    norms_in_half: bool = False,
+    half: HalfType = FP16,
 ) -> tuple[int, int]:
-    """Cast in place; return how many float nodes compute in fp16 and how many in fp32.
+    """Cast in place; return how many float nodes compute in ``half`` and how many in fp32.
 
-    With ``norms_in_half`` norms and softmax read and write fp16, for kernels that take their sums
-    in fp32 all the same.
+    With ``norms_in_half`` norms and softmax read and write ``half``, for kernels that take their
+    sums in fp32 all the same.
 
-    A node that reads or makes a tensor named in ``wide``, or holds a weight that fp16 cannot hold,
-    stays in fp32.
+    A node that reads or makes a tensor named in ``wide``, or holds a weight that ``half`` cannot
+    hold, stays in fp32.
     """
     too_wide = frozenset(wide)
     graph = model.graph
@@ -134,30 +153,31 @@ def cast_to_half(
     exact = inside_norms | _behind_last_norm(graph, inside_norms) | _computing_positions(graph)
     types: dict[ir.Value, ir.DataType] = {}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
-    half = full = 0
+    narrow = full = 0
     for node in list(graph):
         produces = _float_outputs(node)
         reads = [i for i, v in enumerate(node.inputs) if v is not None and _float_input(v, types)]
         if not produces and not reads:
             continue
-        if node.op_type == "Cast":  # left as it is: what reads it casts again where it needs fp16
+        if node.op_type == "Cast":  # left as it is: what reads it casts again where it needs half
             types |= dict.fromkeys(produces, _FLOAT)
             continue
         touched = {v.name for v in (*node.inputs, *node.outputs) if v is not None}
         keep = (
             node in exact
             or (node.op_type in _FP32_OPS and not (norms_in_half and node.op_type in _NORMS))
-            or _overflows(node)
+            or (half.exact_sums and _sums_computed(node))
+            or _overflows(node, half)
             or not touched.isdisjoint(too_wide)
         )
         if keep and node.op_type in ("MatMul", "Gemm"):
-            node.metadata_props[KEPT_FP32] = "fp16 loses what it computes"
-        wanted = _FLOAT if keep else _HALF
-        half, full = half + (not keep), full + keep
+            node.metadata_props[KEPT_FP32] = f"{half.name} loses what it computes"
+        wanted = _FLOAT if keep else half.type
+        narrow, full = narrow + (not keep), full + keep
         for index in reads:
             value = node.inputs[index]
             assert value is not None
-            node.replace_input_with(index, _as(graph, node, value, wanted, types, casts))
+            node.replace_input_with(index, _as(graph, node, value, wanted, types, casts, half))
         for output in produces:
             types[output] = wanted
             output.type = ir.TensorType(wanted)  # its own: values may share one
@@ -165,7 +185,7 @@ def cast_to_half(
         if types.get(output, _FLOAT) is not _FLOAT:
             raise CastError(f"output {output.name} of index {index} came out as {types[output]}")
     prune(model)
-    return half, full
+    return narrow, full
 
 
 def _float_outputs(node: ir.Node) -> list[ir.Value]:
@@ -215,11 +235,19 @@ def _computing_positions(graph: ir.Graph) -> set[ir.Node]:
     return exact
 
 
-def _overflows(node: ir.Node) -> bool:
-    """Whether a weight of the node cannot be held in fp16; a scalar is a mask value, not one."""
+def _sums_computed(node: ir.Node) -> bool:
+    """Whether the node adds two computed tensors, as the residual stream does."""
+    return node.op_type == "Add" and all(constant(value) is None for value in node.inputs)
+
+
+def _overflows(node: ir.Node, half: HalfType) -> bool:
+    """Whether a weight of the node cannot be held in half; a scalar is a mask value, not one."""
     arrays = [constant(value) for value in node.inputs]
     return any(
-        a is not None and a.dtype == np.float32 and a.size > 1 and float(np.abs(a).max()) > FP16_MAX
+        a is not None
+        and a.dtype == np.float32
+        and a.size > 1
+        and float(np.abs(a).max()) > half.largest
         for a in arrays
     )
 
@@ -231,6 +259,7 @@ def _as(
     wanted: ir.DataType,
     types: dict[ir.Value, ir.DataType],
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
+    half: HalfType,
 ) -> ir.Value:
     """Return the value in the wanted type: a converted initializer, or behind one shared Cast."""
     array = constant(value)
@@ -243,10 +272,9 @@ def _as(
     if array is not None:
         if array.size == 1 and float(array.reshape(-1)[0]) < MASK_VALUE:
             array = np.full_like(array, MASK_VALUE)
-        clipped = np.clip(array, -FP16_MAX, FP16_MAX).astype(np.float16)
-        result = add_initializer(graph, f"{value.name}.fp16", clipped)
+        result = add_initializer(graph, f"{value.name}.{half.name}", half.round(array))
     else:
-        suffix = "fp32" if wanted is _FLOAT else "fp16"
+        suffix = "fp32" if wanted is _FLOAT else half.name
         made = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{value.name}.to_{suffix}")
         result = made.outputs[0]
         result.name, result.dtype, result.shape = f"{value.name}.{suffix}", wanted, value.shape

@@ -9,7 +9,11 @@ from pipeline.report.predicted import predicted_advice
 _WIDE = 1.25
 """An interval whose ends differ by more than this ratio carries no point estimate."""
 
-_HIGHER = {"int8": "precision=int8_max or precision=fp16", "fp16": "precision=fp32"}
+_HIGHER = {
+    "int8": "precision=int8_max or precision=fp16",
+    "fp16": "precision=bf16 or precision=fp32",
+    "bf16": "precision=fp16 or precision=fp32",
+}
 
 
 def next_step(data: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
     mean, p1, lowest = (numbers.cosine(cosine[key]) for key in ("mean", "p1", "min"))
     return [
         f"{head}{artifact['device']}",
+        *_emulated(artifact, indent),
         f"{indent}cosine to fp32: mean {mean}, p1 {p1}, lowest {lowest}{kept}",
         *_kernels(artifact, indent),
         *_plan(artifact),
@@ -51,6 +52,15 @@ def _artifact(artifact: dict[str, Any]) -> list[str]:
         f"{', SLOWER' if verdict(speed) == 'slower' else ''}, "
         f"latency p50 {artifact['latency_ms']['p50']:.2f} ms",
         *_from_text(artifact, indent),
+    ]
+
+
+def _emulated(artifact: dict[str, Any], indent: str) -> list[str]:
+    if "emulated" not in artifact:
+        return []
+    return [
+        f"{indent}the graph's arithmetic, emulated: {artifact['emulated']};",
+        f"{indent}its speed is the emulation's",
     ]
 
 

@@ -16,21 +16,27 @@ from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.fuse_attention import fuse_attention
 from pipeline.graph.fuse_kernels import keep_apart
 from pipeline.graph.fuse_pooling import drop_expanded_mask
+from pipeline.graph.half_types import HALVES
 from pipeline.text.source_text import open_tokenizer, tokenize
 from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
 
-LEAST_COSINE = {NumericType.fp32: 0.99999, NumericType.fp16: 0.9999, NumericType.int8: 0.995}
-"""What a rewritten graph must keep. An addition in another order rounds to another number of fp16,
-and in int8 moves values near the middle of two steps to the other one."""
+LEAST_COSINE = {
+    NumericType.fp32: 0.99999,
+    NumericType.fp16: 0.9999,
+    NumericType.bf16: 0.999,
+    NumericType.int8: 0.995,
+}
+"""What a rewritten graph must keep. An addition in another order rounds to another number of fp16
+or bf16, and in int8 moves values near the middle of two steps to the other one."""
 
 
 def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir: Path) -> Graphs:
     """Return graphs that compute the same: ``portable`` faster on CPUs, ``buildable`` in engines.
 
-    CPUs compute fp16 in fp32 anyway: there ``portable`` stays. A graph in which nothing is to be
-    rewritten is returned as it is.
+    CPUs compute fp16 and bf16 in fp32 anyway: there ``portable`` stays. A graph in which nothing is
+    to be rewritten is returned as it is.
 
     Raises:
         OptimizeError: a rewritten graph gives other vectors on sixteen of ``texts``.
@@ -39,7 +45,7 @@ def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir:
     tokenizer = open_tokenizer(source)
     batch = probe(tokenizer, tokenize(source, tokenizer, texts))
     portable, buildable = graphs.portable, graphs.buildable
-    fused = None if portable.precision is NumericType.fp16 else _fuse_for_cpus(portable, source)
+    fused = None if portable.precision in HALVES else _fuse_for_cpus(portable, source)
     if fused is not None:
         # The lineage names what ships: the graph as it was is the engines' too, or goes no further.
         origin = portable.sha256 if buildable == portable else portable.source_sha256

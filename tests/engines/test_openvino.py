@@ -11,6 +11,7 @@ from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import MeasureError
+from pipeline.stages.cast import cast_bf16
 from pipeline.stages.optimize import optimize
 from pipeline.text.tokens import TokenBatch, Tokenizer, bucket
 from pipeline.vectors import row_cosines
@@ -44,6 +45,20 @@ def test_int8_agrees_with_onnxruntime(tiny_int8: Graphs, evaluation_batch: Token
     path = tiny_int8.portable.path
     ours = OpenVINOEncoder(path, NumericType.int8).encode(evaluation_batch)
     assert row_cosines(ours, OnnxRuntimeEncoder(path).encode(evaluation_batch)).min() > 0.999
+
+
+@pytest.mark.slow
+def test_bf16_keeps_what_the_graph_keeps_natively_or_not(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    evaluation_batch: TokenBatch,
+    tmp_path: Path,
+) -> None:
+    graphs = cast_bf16(tiny_fp32, tiny_source, calibration_texts, tmp_path / "out")
+    exact = OnnxRuntimeEncoder(tiny_fp32.path).encode(evaluation_batch)
+    ours = OpenVINOEncoder(graphs.portable.path, NumericType.bf16).encode(evaluation_batch)
+    assert 0.999 < row_cosines(ours, exact).min() < 0.9999999
 
 
 @pytest.mark.many

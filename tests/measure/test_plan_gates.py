@@ -16,7 +16,7 @@ from pipeline.engines.layers.records import EngineLayers, Kind
 from pipeline.engines.plan_of_graph import plan_of_graph
 from pipeline.measure.plan_gates import Promise, apply_plan_gates, promise_of
 from pipeline.measure.results import Gate
-from pipeline.stages.cast import cast
+from pipeline.stages.cast import cast, cast_bf16
 
 pytestmark = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 SHORT = Profile(min=(1, 1), opt=(8, 32), max=(16, 48))
 ALL = PlanGatesConfig(int8_gemms=1, gemm_types=1, attention_fused={"fp32": 1, "fp16": 1, "int8": 1})
+BF16_TOO = replace(ALL, attention_fused={**ALL.attention_fused, "bf16": 1})
 FP16 = Promise(kind=NumericType.fp16, otherwise="fp16", int8={})
 Plans = Callable[[Path], EngineLayers]
 
@@ -176,6 +177,23 @@ def test_what_the_cast_left_in_fp32_on_purpose_may_be_so(
     assert set(kept[0].gemms) <= set(found.kept_fp32)
     assert judged(found, FP16)["plan.gemm_types"].passed
     assert not judged(replace(found, kept_fp32=()), FP16)["plan.gemm_types"].passed
+
+
+@pytest.mark.slow
+def test_a_bf16_plan_computes_in_bf16_with_attention_fused(
+    plan: Plans,
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+) -> None:
+    graphs = cast_bf16(tiny_fp32, tiny_source, calibration_texts, tmp_path / "cast")
+    found = plan(graphs.buildable.path)
+    gates = judged(found, promise_of(NumericType.bf16, None), BF16_TOO)
+    assert set(gates) == {"plan.gemm_types", "plan.attention_fused"}
+    assert all(gate.passed for gate in gates.values())
+    assert {layer.type for layer in found.layers if layer.gemms} == {"bf16"}
+    assert not judged(found, FP16)["plan.gemm_types"].passed
 
 
 @pytest.mark.slow

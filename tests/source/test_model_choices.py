@@ -118,7 +118,10 @@ def test_prompts_can_be_given_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"type": NumericType.fp16}, "precision=fp32, or precision=int8 precision.high_precision"),
+        (
+            {"type": NumericType.fp16},
+            "precision=bf16 or fp32, or precision=int8 precision.high_precision",
+        ),
         ({"type": NumericType.int8}, "set precision.high_precision=fp32"),
         ({"type": NumericType.int8, "high_precision": HighPrecision.fp32}, None),
         ({"type": NumericType.fp32}, None),

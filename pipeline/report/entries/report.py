@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.contracts import CUDA_GRAPH, Engine, Graphs, NotBuilt, Report, SourceModel
 from pipeline.measure.quality.search import SearchScores
 from pipeline.measure.results import ArtifactResult, Gate, Validation
+from pipeline.report.entries.arithmetic import emulation
 from pipeline.report.entries.engine import engine_entry
 from pipeline.report.entries.quality import agreement_entry, search_entry, task_entry
 from pipeline.report.entries.speed import baseline_data, cold_data, latency_data, throughput_data
@@ -69,9 +70,7 @@ def make_report(
         "baselines": [baseline_data(baseline) for baseline in validation.baselines],
         "dataset": validation.dataset,
         "dataset_sha256": validation.dataset_sha256,
-        "artifacts": [
-            _artifact(a, by_path.get(a.path), _types(graphs)) for a in validation.artifacts
-        ],
+        "artifacts": [_artifact(a, by_path.get(a.path), graphs) for a in validation.artifacts],
         "not_built": [{"name": item.runtime, "reason": item.reason} for item in not_built],
         "stages": [asdict(stage) for stage in stages],
         "environment": dict(environment) | _clocks(validation),
@@ -94,9 +93,7 @@ def _types(graphs: Graphs) -> list[str]:
     return [kind] if said is None else [kind, said["high_precision"]["engines"]]
 
 
-def _artifact(
-    result: ArtifactResult, engine: Engine | None, types: Sequence[str]
-) -> dict[str, Any]:
+def _artifact(result: ArtifactResult, engine: Engine | None, graphs: Graphs) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": result.name,
         "file": bundle_name(result.path) if engine is None else engine.file,
@@ -109,13 +106,16 @@ def _artifact(
             "target": engine.target,
             "layer_types": dict(engine.layer_types),
         }
-        runs = engine_entry(engine, types)
+        runs = engine_entry(engine, _types(graphs))
         entry |= {} if runs is None else {"engine": runs}
     gates = [_gate(gate) for gate in result.gates]
     if result.reason is not None:
         return entry | {"reason": result.reason} | ({"gates": gates} if gates else {})
     latency = result.latency
     assert latency is not None
+    emulated = emulation(graphs.portable.precision, result.name)
+    if emulated is not None:
+        entry["emulated"] = emulated
     if result.gemms is not None:
         entry["gemm_kernels"] = dict(result.gemms)
     if result.kernels is not None:
