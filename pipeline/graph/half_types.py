@@ -49,7 +49,7 @@ BF16 = HalfType(
     precision=NumericType.bf16,
     type=ir.DataType.BFLOAT16,
     dtype=ml_dtypes.bfloat16,
-    largest=float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
+    largest=(2 - 2.0**-7) * 2.0**127,
     exact_sums=False,
 )
 BF16_EXACT_SUMS = replace(BF16, exact_sums=True)

@@ -147,6 +147,13 @@ def _run(session: Any, x: FloatArray) -> list[Any]:
     return [values.get(name) for name in names]
 
 
+def test_the_largest_number_is_that_of_ml_dtypes() -> None:
+    largest = np.float32(BF16.largest)
+    assert bf16(largest) == largest
+    assert np.isinf(bf16(np.float32(BF16.largest * (1 + 2**-8))))
+    assert np.isfinite(BF16.round(np.float32([3.4e38, -3.4e38])).astype(np.float32)).all()
+
+
 def test_a_second_time_changes_nothing(graphs: Graphs) -> None:
     assert emulate_bf16(load_graph(graphs.portable)) == 0
 
