@@ -151,7 +151,7 @@ def test_the_largest_number_is_that_of_ml_dtypes() -> None:
     largest = np.float32(BF16.largest)
     assert bf16(largest) == largest
     assert np.isinf(bf16(np.float32(BF16.largest * (1 + 2**-8))))
-    assert np.isfinite(BF16.round(np.float32([3.4e38, -3.4e38])).astype(np.float32)).all()
+    assert np.isfinite(BF16.round(np.array([3.4e38, -3.4e38], np.float32)).astype(np.float32)).all()
 
 
 def test_a_second_time_changes_nothing(graphs: Graphs) -> None:
