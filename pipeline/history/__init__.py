@@ -11,8 +11,3 @@ says what is slower than it was, which ``rerun`` confirms or not; ``steps`` find
 steps; ``trend``, ``summary`` and ``junit`` show all of it. ``python -m pipeline.history`` is the
 edge.
 """
-
-from pipeline.history.close import close_night
-from pipeline.history.keep.records import Finding
-
-__all__ = ["Finding", "close_night"]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipeline import history
-from pipeline.history import Finding
+from pipeline.history import close
+from pipeline.history.keep.records import Finding
 from pipeline.history.keep.status import Status
 from pipeline.nightly.night import Night
 
@@ -19,4 +19,4 @@ def close_night(night: Night, statuses: Sequence[Status], database: Path) -> tup
     moment = datetime.fromisoformat(night.id).isoformat()
     directory = night.directory / "history"
     directory.mkdir(exist_ok=True)
-    return history.close_night(database, moment, statuses, directory)
+    return close.close_night(database, moment, statuses, directory)

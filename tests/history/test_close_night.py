@@ -12,12 +12,14 @@ import pytest
 from some_nights import night, report, status, steady
 
 from pipeline.errors import HistoryError
-from pipeline.history import Finding, close, close_night
+from pipeline.history import close
+from pipeline.history.close import close_night
 from pipeline.history.judge.rerun import RerunJob
 from pipeline.history.judge.slower import ANCHOR, PREVIOUS, Beside
 from pipeline.history.keep.anchors import find_anchor, keep_anchor
 from pipeline.history.keep.database import open_database, read_entries
 from pipeline.history.keep.journal import read_lines
+from pipeline.history.keep.records import Finding
 from pipeline.history.keep.status import State, Status
 from pipeline.measure.speed.intervals import Speedup
 

@@ -24,8 +24,12 @@ BLACKWELL = {"builds_from": "cpu", "target": "sm_120"}
 
 def settings(cwd: Path, hardware: dict[str, Any], **more: Any) -> list[str]:
     """Write a night's own config and return the arguments that name it."""
-    devices = ["cpu", *hardware]
-    mine = {"defaults": ["nightly", "_self_"], "devices": devices, "hardware": hardware, **more}
+    mine = {
+        "defaults": ["nightly", "_self_"],
+        "devices": ["cpu", *hardware],
+        "hardware": hardware,
+        **more,
+    }
     (cwd / "conf").mkdir()
     (cwd / "conf/mine.yaml").write_text(json.dumps(mine))
     return ["--config-dir", str(cwd / "conf"), "--config-name", "mine"]
@@ -91,7 +95,7 @@ def test_what_one_publishes_each_builds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None:
     env = stand_in.environment(tmp_path)
-    mine = settings(tmp_path, {"ada": ADA})
+    mine = settings(tmp_path, {"ada": ADA}, exclude=["a-*-ada"])
     command = stand_in.nightly(tmp_path, {"b-fp32-cpu": "error"}, *mine)
     assert stand_in.run_nightly(tmp_path, env, command).returncode == 1
     night = only_night(tmp_path)
@@ -99,7 +103,6 @@ def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None
     published = read_json(night / "a-fp32-cpu/status.json") or {}
     (night / "b-fp32-cpu/status.json").write_text(json.dumps(published | {"cell": "b-fp32-cpu"}))
     shutil.copytree(tmp_path / "artifacts/a/fp32", tmp_path / "artifacts/b/fp32")
-    shutil.rmtree(tmp_path / "artifacts/b/fp32/engines")
     _, *again = shlex.split((read_json(night / "plan.json") or {})["command"])
     done = stand_in.run_nightly(tmp_path, env, [sys.executable, *again])
     assert done.returncode == 0, done.stderr
@@ -109,16 +112,18 @@ def test_skipped_is_tried_again_once_its_bundle_is_there(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_real_engines_of_two_targets_in_one_bundle(tmp_path: Path, tiny_dir: Path) -> None:
-    quick = [*command_line.SMALL, "engine=onnxruntime", "optimize=false"]
-    only = {"overrides": ["--runtime=tensorrt_rtx"]}
+def test_real_engines_of_two_targets_in_one_bundle(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Built from the bundle that is there, where nothing is published tonight."""
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "artifacts/a/int8")
+    shutil.rmtree(bundle / "engines")
+    only = {"overrides": ["--runtime=tensorrt_rtx", "--sequence-buckets=48"]}
     where = settings(
         tmp_path,
         {"ada": ADA | only, "blackwell": BLACKWELL | only},
+        devices=["ada", "blackwell"],
         models=["a"],
-        precisions=["fp32"],
-        custom_models={"a": [f"model.directory={tiny_dir}"]},
-        overrides={"*": quick},
+        precisions=["int8"],
+        custom_models={"a": []},
         output="nights",
     )
     env = command_line.environment() | {"OMP_NUM_THREADS": "1"}
@@ -126,7 +131,6 @@ def test_real_engines_of_two_targets_in_one_bundle(tmp_path: Path, tiny_dir: Pat
         tmp_path, env, [*command_line.COMMAND[:2], "pipeline.nightly", *where]
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    bundle = tmp_path / "artifacts/a/fp32"
     engines = list(read_engines(open_parent(bundle)))
     assert [(engine.runtime, engine.target) for engine in engines] == [
         ("tensorrt_rtx", "sm_120"),
@@ -136,9 +140,9 @@ def test_real_engines_of_two_targets_in_one_bundle(tmp_path: Path, tiny_dir: Pat
     assert len(plans) == 2
     assert verify_bundle(bundle).problems == ()
     cells = cells_of(only_night(tmp_path))
-    assert cells["a-fp32-ada"]["target"] == "sm_89"
-    assert cells["a-fp32-ada"]["message"].startswith("not checked: ")
-    report = read_json(only_night(tmp_path) / "a-fp32-ada/report.json") or {}
+    assert cells["a-int8-ada"]["target"] == "sm_89"
+    assert cells["a-int8-ada"]["message"].startswith("not checked: ")
+    report = read_json(only_night(tmp_path) / "a-int8-ada/report.json") or {}
     (artifact,) = report["artifacts"]
     assert (artifact["name"], artifact["executed"]) == ("tensorrt_rtx", False)
     assert artifact["bytes"] == (bundle / artifact["file"]).stat().st_size

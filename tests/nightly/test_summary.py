@@ -9,8 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pipeline import history
-from pipeline.history import Finding
+from pipeline.history.keep.records import Finding
 from pipeline.history.keep.status import State, Status
 from pipeline.nightly.after import close_night
 from pipeline.nightly.cells.matrix import Cell
@@ -140,7 +139,7 @@ def test_history_gets_the_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (directory / "trend.html").write_text("page")
         return (SLOWER,)
 
-    monkeypatch.setattr(history, "close_night", close)
+    monkeypatch.setattr("pipeline.history.close.close_night", close)
     done = status(bundle="artifacts/m/fp32", previous="p")
     found = close_night(night_of(tmp_path), [done, status(State.missing)], tmp_path / "db")
     assert found == (SLOWER,)

@@ -13,7 +13,6 @@ from pipeline.bundle.sharing.oci_manifests import (
 )
 from pipeline.bundle.sharing.oci_registry import connect, log_large, ok, translated
 from pipeline.bundle.sharing.reference import OciReference
-from pipeline.files import link_or_copy
 
 
 class OciSource:
@@ -35,7 +34,6 @@ class OciSource:
             registry=reference.registry, repository=reference.repository, digest=digest
         )
         self.names = frozenset(self._layers)
-        self._fetched: dict[str, Path] = {}
 
     def _manifest(self, digest: str | None) -> tuple[bytes, str]:
         """Return a manifest's bytes and digest, of the tag where none is asked for."""
@@ -50,8 +48,6 @@ class OciSource:
     def fetch(self, name: str, directory: Path, *, most: int) -> None:
         """Download a file of at most ``most`` bytes to its place in a directory.
 
-        One of equal bytes is linked.
-
         Raises:
             ShareError: there is no such file, it is larger, or the registry refuses.
         """
@@ -63,10 +59,6 @@ class OciSource:
             layer = self._layers[name]
             if layer["size"] > most:
                 raise ValueError(f"{name} is of {layer['size']} bytes there, {most} at most")
-            twin = self._fetched.setdefault(layer["digest"], target)
-            if twin is not target:
-                link_or_copy(twin, target)
-                return
             log_large(layer)
             blob = self._registry.get_blob(self._container, layer["digest"], stream=True)
             with ok(blob), target.open("wb") as out:

@@ -29,6 +29,7 @@ from pipeline.config import PublishConfig
 from pipeline.contracts import sha256_file
 from pipeline.engines.lean import plan_module
 from pipeline.errors import BundleError, PublishError, ShareError
+from pipeline.files import link_or_copy
 
 log = logging.getLogger(__name__)
 
@@ -231,17 +232,27 @@ def _fetch_files(
 ) -> None:
     """Fetch what a manifest lists, none larger than it says, and a signature.
 
+    What is there under two names is fetched once and linked, as where it was published.
+
     Raises:
         ShareError: the disk has no room for all of it.
     """
     files = manifest["files"]
-    needed, free = sum(file["bytes"] for file in files.values()), shutil.disk_usage(bundle).free
+    needed = sum(size for _, size in {(file["sha256"], file["bytes"]) for file in files.values()})
+    free = shutil.disk_usage(bundle).free
     if needed > free:
         raise ShareError(
             f"{source.reference}: its files are {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} "
             f"GiB are free at {bundle.parent.parent.parent}: make room, or pull elsewhere"
         )
+    fetched: dict[tuple[str, int], Path] = {}
     for name, file in files.items():
-        source.fetch(f"{place}{name}", bundle, most=file["bytes"])
+        target = bundle / place / name
+        twin = fetched.setdefault((file["sha256"], file["bytes"]), target)
+        if twin is target:
+            source.fetch(f"{place}{name}", bundle, most=file["bytes"])
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(twin, target)
     if f"{place}{SIGNATURE}" in source.names:
         source.fetch(f"{place}{SIGNATURE}", bundle, most=_SIGNATURE_BYTES)

@@ -1,6 +1,6 @@
 """Turn a night into JUnit test cases: one for each cell, and for each finding of the history."""
 
-from pipeline.history import Finding
+from pipeline.history.keep.records import Finding
 from pipeline.history.keep.status import State, Status
 from pipeline.nightly.show.summary import Summary, news
 from pipeline.report.junit import JUnitCase, to_xml

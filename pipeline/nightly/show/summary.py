@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.flow.outcome_file import read_outcome
-from pipeline.history import Finding
+from pipeline.history.keep.records import Finding
 from pipeline.history.keep.status import State, Status
 from pipeline.nightly.cells.built import first_status
 from pipeline.nightly.cells.cell import LOG_FILE, OUTCOME_FILE

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import PLAN, add_engine, flip
+from bundles import PLAN, add_engine, bind_again, flip, list_again
 from fake_hub import Hub, go_online, serve
 
 from pipeline.bundle.sharing.hub import HubSource
@@ -64,6 +64,32 @@ def test_there_and_back(bundle: Path, hub: Hub, tmp_path: Path) -> None:
     assert pull(REFERENCE, target, engines="all") == pushed
     assert contents(target) == contents(bundle)
     assert load(target, "onnxruntime").dimension == 32
+
+
+@pytest.mark.slow
+def test_what_is_there_twice_is_fetched_once(
+    bundle: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy without hard links comes back with them, as from a registry."""
+    (bundle / "twice").mkdir()
+    shutil.copy(bundle / "model.onnx", bundle / "twice" / "model.onnx")
+    list_again(bundle, "twice/model.onnx")
+    bind_again(bundle)
+    push(bundle, REFERENCE)
+    fetched: list[str] = []
+
+    def fetch(source: HubSource, name: str, directory: Path, *, most: int) -> None:
+        fetched.append(name)
+        original(source, name, directory, most=most)
+
+    original = HubSource.fetch
+    monkeypatch.setattr(HubSource, "fetch", fetch)
+    target = tmp_path / "target"
+    pull(REFERENCE, target, engines="all")
+    assert contents(target) == contents(bundle)
+    assert (target / "twice" / "model.onnx").samefile(target / "model.onnx")
+    assert "model.onnx" in fetched
+    assert "twice/model.onnx" not in fetched
 
 
 @pytest.mark.slow
