@@ -102,6 +102,7 @@ class Walk:
             path = Path(directory) / "piece.onnx"
             ir.save(piece.model, path, external_data="piece.data")
             session = open_session(path)
+            _drop_weights(piece.model)
             outputs = tuple(dict.fromkeys((*piece.gives, *piece.wanted)))
             for number, live in enumerate(self._live):
                 feed = {name: live[name] for name in piece.reads}
@@ -109,6 +110,12 @@ class Walk:
                 live |= {name: results[name] for name in piece.gives}
                 self._live[number] = {k: v for k, v in live.items() if k in later}
                 yield number, {name: results[name] for name in piece.wanted}
+
+
+def _drop_weights(model: ir.Model) -> None:
+    """Let go of a graph's weights, which it would keep until the collector comes by."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def _start(batch: TokenBatch) -> Live:

@@ -1,5 +1,7 @@
 """A graph run in pieces gives what it gives in one."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,3 +107,24 @@ def test_pieces_run_as_the_graph_was(
             seen |= values
     expected = whole(tiny_fp32, evaluation_batch)
     np.testing.assert_allclose(seen["sentence_embedding"], expected, atol=1e-5)
+
+
+def test_weights_go_with_the_piece_that_has_begun(
+    graph: ir.Model, evaluation_batch: TokenBatch
+) -> None:
+    walk = Walk(cut(graph, [len(graph.graph) // 2], graph.graph.outputs), [evaluation_batch])
+    weights = []
+    for value in graph.graph.initializers.values():
+        assert value.const_value is not None
+        weights.append(weakref.ref(value.const_value))
+        value.const_value = ir.tensor(np.zeros(1, np.float32))  # as quantize does, block by block
+    gc.disable()  # nothing is collected by chance
+    try:
+        counts = []
+        while len(walk):
+            for _ in walk.step():
+                pass
+            counts.append(sum(weight() is not None for weight in weights))
+    finally:
+        gc.enable()
+    assert len(weights) > counts[0] > counts[1] == 0
