@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from architectures import make_tokenizer
+from cuda_library import build_library, skip_without_provider
 from skipping import skip_without
 
 from pipeline.config import DatasetConfig, DatasetFormat, Exporter, ModelConfig, PrecisionConfig
@@ -362,3 +363,10 @@ def tiny_tokenizer(tiny_source: SourceModel) -> Tokenizer:
 def evaluation_batch(tiny_tokenizer: Tokenizer, evaluation_texts: Sequence[str]) -> TokenBatch:
     """The evaluation texts as one padded batch."""
     return tiny_tokenizer.pad(tiny_tokenizer.rows(evaluation_texts))
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for CUDA's libraries, under which ONNX Runtime's real CUDA provider runs."""
+    skip_without_provider()
+    return build_library(tmp_path_factory.mktemp("cuda_library"))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 from architectures import make_tokenizer
+from cuda_library import run_on_library
 from families import FAMILIES, Family, save_family
 
 from pipeline.config import (
@@ -86,6 +87,10 @@ class Built:
         )
         out_dir = self.root / "quantize"
         return quantize(self.fp32, self.source, config, self.calibration, out_dir)
+
+    @cached_property
+    def fused(self) -> OnnxModel:
+        return fuse(self.fp32, self.source, self.calibration, self.root / "fuse")
 
     def encoder(self, engine: Encoder) -> TextEncoder:
         return TextEncoder(
@@ -216,15 +221,14 @@ def test_the_graph_for_cuda_is_the_sentence_transformer_at_every_length_and_padd
     built: Built, sample: Dataset
 ) -> None:
     """On the CPU, which runs the same operators: what they compute, not how fast."""
-    fused = fuse(built.fp32, built.source, built.calibration, built.root / "fuse")
-    operators = Counter(node.op_type for node in load_graph(fused).graph)
+    operators = Counter(node.op_type for node in load_graph(built.fused).graph)
     assert operators["Attention"] == built.family.fused
     assert operators["Attention"] + operators["MultiHeadAttention"] == 2
     assert not operators["Softmax"]
     words = " ".join(sample.evaluation).split()
     texts = ["", *(" ".join(words[:n]) for n in range(1, 64, 3))]
     expected = built.reference.encode(texts, batch_size=1)
-    engine = OnnxRuntimeEncoder(fused.path)
+    engine = OnnxRuntimeEncoder(built.fused.path)
     encoder = built.encoder(engine)
     rows = encoder.tokenizer.rows([built.source.prefix + text for text in texts])
     wider = encoder.tokenizer.pad(rows[:4], length=built.source.max_length)
@@ -232,6 +236,18 @@ def test_the_graph_for_cuda_is_the_sentence_transformer_at_every_length_and_padd
         assert np.isfinite(observed).all()
         assert row_cosines(expected, observed).min() >= 0.9999
     assert row_cosines(expected[:4], engine.encode(wider)).min() >= 0.9999
+
+
+def test_onnx_runtimes_cuda_provider_takes_the_graph_for_cuda_whole(
+    built: Built, cuda_library: Path
+) -> None:
+    shapes = [(2, 16), (3, 9)]
+    said, calls = run_on_library(cuda_library, built.fused.path, shapes)
+    assert said["graphs"] == len(shapes)
+    during = [call for call in calls if call.captured]
+    copies = {call.detail for call in during if call.name == "cudaMemcpyAsync"}
+    assert copies <= {"device to device"}
+    assert "forbidden" not in {call.name for call in calls}
 
 
 def test_int8_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:

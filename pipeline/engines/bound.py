@@ -1,15 +1,17 @@
 """An ONNX Runtime session on CUDA whose inputs and outputs stay on the device, with CUDA graphs.
 
 ONNX Runtime keeps graphs, and handles and workspaces of CUDA's libraries, for each thread that runs
-a session, until the session ends: one thread of its own makes all runs. A graph is captured by the
-number that a run is given and replayed when the number comes again; there are at most
-``MOST_GRAPHS``, for the shapes that came twice first, and others run without
+a session, until the session ends: one thread makes all runs. A graph is captured by the number that
+a run is given and replayed when the number comes again; there are at most ``MOST_GRAPHS``, for the
+shapes that came twice first, and others run without
 (https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview).
 """
 
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,16 @@ _TRIED_LENGTH, _TRIED_RUNS = 16, 3
 _GRAPH_ID = "gpu_graph_id"
 _NO_GRAPH = -1
 
+_RUNS = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime_cuda")
+"""Runs every session: what one allocates would spoil what another captures."""
+
+CAPTURE = threading.Lock()
+"""Held while a graph is captured, and for whatever must not happen meanwhile.
+
+ONNX Runtime captures in CUDA's global mode: until it is done, no thread of the process may allocate
+or wait for the device, and one that does spoils the capture. (Other libraries do not ask.)
+"""
+
 
 class BoundSession:
     """Runs batches on the device; threads may call it at once.
@@ -57,12 +69,12 @@ class BoundSession:
             raise MeasureError(f"output {GRAPH_OUTPUT}: dimension {dimension!r} is not a number")
         self.tokens = tokens
         self._dimension = dimension
-        self._slots = make_slots(cuda, self._names, tokens, dimension)
+        with CAPTURE:
+            self._slots = make_slots(cuda, self._names, tokens, dimension)
         # ONNX Runtime cannot drop a graph; a graph knows the addresses of one slot only.
         self._graphs: Buckets[dict[int, int]] = Buckets(None)
         self._captures = graphs
         self._next_id = 1
-        self._runs = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime_cuda")
 
     @property
     def graphs(self) -> int:
@@ -101,19 +113,34 @@ class BoundSession:
         if batch.input_ids.size > self.tokens:
             raise MeasureError(f"a text of {batch.input_ids.size} tokens: at most {self.tokens}")
         with self._slots.one() as slot:
-            shape = slot.put(batch)
-            slot.synchronize()
-            running = self._runs.submit(self._run, slot, shape, graph)
+            with CAPTURE:
+                shape = slot.put(batch)
+                slot.synchronize()
+            running = _RUNS.submit(self._run, slot, shape, graph)
             try:
                 running.result()
             finally:
                 wait([running])  # Ctrl-C came in between: nobody else gets the slot before it ends
-            return slot.take(len(batch.input_ids))
+            with CAPTURE:
+                return slot.take(len(batch.input_ids))
 
     def _run(self, slot: Slot, shape: tuple[int, int], graph: bool) -> None:
+        """Run under a graph, captured now where it is new, or without where that fails."""
+        before = self._next_id
+        number = self._graph_id(slot, shape) if graph else _NO_GRAPH
+        try:
+            with CAPTURE if number >= before else nullcontext():
+                self._run_as(number, slot, shape)
+        except MeasureError as error:
+            if number < before:
+                raise
+            log.info("ONNX Runtime: CUDA graphs off: %s", error)
+            self._graphs.clear()
+            self._run_as(_NO_GRAPH, slot, shape)
+
+    def _run_as(self, number: int, slot: Slot, shape: tuple[int, int]) -> None:
         import onnxruntime as ort
 
-        number = self._graph_id(slot, shape) if graph else _NO_GRAPH
         binding = self._session.io_binding()
         for name, address in slot.inputs.items():
             binding.bind_input(name, "cuda", 0, np.int64, shape, address)

@@ -12,7 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 import onnxruntime as ort
 
 from pipeline.contracts import GRAPH_OUTPUT
-from pipeline.engines.bound import CUDA_TOKENS, BoundSession
+from pipeline.engines.bound import CAPTURE, CUDA_TOKENS, BoundSession
 from pipeline.engines.cores import usable_cores
 from pipeline.engines.cuda import Cuda, missing
 from pipeline.engines.gpu import has_cuda_driver
@@ -149,7 +149,8 @@ def _open_on_cuda(path: Path, threads: int) -> tuple[ort.InferenceSession, Bound
     if reason is None:
         for graphs in (True, False):
             try:
-                session = open_session(path, cuda=True, threads=threads, graphs=graphs)
+                with CAPTURE:
+                    session = open_session(path, cuda=True, threads=threads, graphs=graphs)
                 if session.get_providers()[0] != CUDA:
                     return session, None
                 return session, BoundSession(session, Cuda(), graphs=graphs)

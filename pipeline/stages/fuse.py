@@ -11,7 +11,9 @@ from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import OptimizeError
 from pipeline.graph.cuda.activations import fuse_activations
+from pipeline.graph.cuda.argmax import replace_argmax
 from pipeline.graph.cuda.attention import pack_attention
+from pipeline.graph.cuda.host_numbers import make_on_device
 from pipeline.graph.cuda.norms import fuse_norms
 from pipeline.graph.cuda.rms import fuse_rms
 from pipeline.graph.cuda.scores import fuse_scores
@@ -56,6 +58,7 @@ def fuse(
     refuse_subgraphs(graph)
     tokenizer = Tokenizer(source.assets, max_length=source.max_length)
     drop_expanded_mask(graph.graph)
+    replace_argmax(graph)
     known, blocks = fuse_attention(graph, source.max_length)
     packed = pack_attention(graph, right_padded=tokenizer.padding_side == "right")
     prune(graph)
@@ -74,6 +77,7 @@ def fuse(
         activations,
     )
     prune(graph)
+    make_on_device(graph)
     batches = _probe(source, tokenizer, texts)
     exact = save_graph(
         graph, out_dir / "fp32.onnx", precision=NumericType.fp32, source_sha256=model.sha256

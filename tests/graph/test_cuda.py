@@ -15,6 +15,8 @@ from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.errors import OptimizeError
 from pipeline.graph.cuda.activations import fuse_activations
+from pipeline.graph.cuda.argmax import replace_argmax
+from pipeline.graph.cuda.host_numbers import make_on_device
 from pipeline.graph.cuda.norms import fuse_norms
 from pipeline.graph.cuda.rms import fuse_rms
 from pipeline.graph.files import load_graph, prune
@@ -233,3 +235,49 @@ def test_what_ran_is_read_from_a_profile() -> None:
     seen = read_kernels([*events, *launched])
     assert seen["launched"] == 5
     assert seen["attention"] == {"flash": 1, "fused": 1, "memory_efficient": 1, "unfused": 1}
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_argmax_takes_the_same_of_equal_values_everywhere(
+    last: int, keepdims: int, tmp_path: Path
+) -> None:
+    """On CUDA there is none of integers, and among equal floats cuDNN takes any."""
+    text = (
+        '<ir_version: 10, opset_import: ["" : 20]>\n'
+        f"g (int64[batch,sequence] x) => (int64[{'batch,1' if keepdims else 'batch'}] z)\n"
+        f"{{ z = ArgMax <axis = 1, keepdims = {keepdims}, select_last_index = {last}> (x) }}"
+    )
+    model = ir.from_onnx_text(text)
+    masks = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0], [7, -3, 7], [5, 6, 0]], np.int64)
+    ir.save(model, tmp_path / "before.onnx")
+    (expected,) = open_session(tmp_path / "before.onnx").run(None, {"x": masks})
+    assert replace_argmax(model) == 1
+    prune(model)
+    assert "ArgMax" not in {node.op_type for node in model.graph}
+    ir.save(model, tmp_path / "after.onnx")
+    (observed,) = open_session(tmp_path / "after.onnx").run(None, {"x": masks})
+    np.testing.assert_array_equal(observed, expected)
+
+
+def test_numbers_of_a_shape_are_made_on_the_device(tmp_path: Path) -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20]>\n'
+        "g (int64[batch,sequence] x) => (int64[batch,sequence] z)\n"
+        "{ sizes = Shape <start = 1> (x)\n"
+        "tokens = Squeeze (sizes)\n"
+        "one = Constant <value_int: int = 1> ()\n"
+        "largest = Sub (tokens, one)\n"
+        "zero = Constant <value_int: int = 0> ()\n"
+        "positions = Range (zero, tokens, one)\n"
+        "turned = Sub (largest, positions)\n"
+        "z = Add (x, turned) }"
+    )
+    lifted(model)
+    assert make_on_device(model) == 1
+    ir.save(model, tmp_path / "model.onnx")
+    (observed,) = open_session(tmp_path / "model.onnx").run(None, {"x": np.zeros((2, 4), np.int64)})
+    np.testing.assert_array_equal(observed, [[3, 2, 1, 0]] * 2)
+    (turned,) = [node for node in model.graph if node.outputs[0].name == "turned"]
+    assert turned.inputs[0] is not None
+    assert turned.inputs[0].name == "largest.on_device"

@@ -3,6 +3,11 @@
 ``fuse_attention`` has found the blocks. Where query, key and value are projected from one tensor,
 ``Attention`` takes their weights side by side: one GEMM instead of three, and kernels that read
 lengths do not touch padding. Lengths say what a mask does only where padding is on the right.
+
+The form of the lengths decides which kernel runs (``attention.cc``, ONNX Runtime 1.31). ``[batch]``
+is for TensorRT's fused kernels (compute capability 7.5 to 8.9) and cuDNN's (from 9.0). The former
+add nothing to scores. Where something is added it is ``[3 x batch + 2]``, lengths and where each
+text begins, which the memory-efficient kernel reads on all of them.
 """
 
 from dataclasses import dataclass
@@ -37,8 +42,13 @@ def pack_attention(model: ir.Model, *, right_padded: bool) -> int:
     masked = [node for node in blocks if node.inputs[4] is not None]
     if masked and right_padded:
         lengths = _add_lengths(graph)
+        biased = [node for node in masked if len(node.inputs) > 5 and node.inputs[5] is not None]
         for node in masked:
             node.replace_input_with(4, lengths)
+        if biased:
+            starts = _add_starts(graph, lengths)
+            for node in biased:
+                node.replace_input_with(4, starts)
     return sum(_pack(graph, node) for node in masked)
 
 
@@ -62,6 +72,43 @@ def _add_lengths(graph: ir.Graph) -> ir.Value:
         value.name, value.dtype, value.shape = node.name, dtype, batch
     insert_before(graph, graph[0], [total, least, narrow])
     return narrow.outputs[0]
+
+
+def _add_starts(graph: ir.Graph, lengths: ir.Value) -> ir.Value:
+    """Add ``[3 x batch + 2]`` int32: lengths, and twice where each text begins and the last ends.
+
+    Once for queries, once for keys; counted in tokens of the padded batch.
+    """
+    mask = next(value for value in graph.inputs if value.name == "attention_mask")
+    numbers = {
+        name: add_initializer(graph, f"starts.{name}", np.array(number, np.int64))
+        for name, number in (("zero", 0), ("one", 1))
+    }
+    nodes: list[ir.Node] = []
+
+    def step(
+        kind: str, name: str, inputs: list[ir.Value], shape: list[None], **attributes: int
+    ) -> ir.Value:
+        node = ir.node(kind, inputs, attributes, name=f"starts.{name}")
+        output = node.outputs[0]
+        whole = kind in ("Cast", "Concat")
+        output.dtype = ir.DataType.INT32 if whole else ir.DataType.INT64
+        output.name, output.shape = node.name, ir.Shape(shape)
+        nodes.append(node)
+        return output
+
+    sizes = step("Shape", "sizes", [mask], [None])
+    batch = step("Gather", "batch", [sizes, numbers["zero"]], [])
+    tokens = step("Gather", "tokens", [sizes, numbers["one"]], [])
+    total = step("Mul", "total", [batch, tokens], [])
+    end = step("Add", "end", [total, numbers["one"]], [])
+    wide = step("Range", "range", [numbers["zero"], end, tokens], [None])
+    starts = step("Cast", "int32", [wide], [None], to=int(ir.DataType.INT32))
+    step("Concat", "lengths", [lengths, starts, starts], [None], axis=0)
+    after = lengths.producer()
+    assert after is not None
+    graph.insert_after(after, nodes)
+    return nodes[-1].outputs[0]
 
 
 def _pack(graph: ir.Graph, node: ir.Node) -> bool:
