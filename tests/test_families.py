@@ -49,6 +49,7 @@ from pipeline.text.tokens import Tokenizer
 from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
+ATTENTION = ("Attention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +249,11 @@ def test_onnx_runtimes_cuda_provider_takes_the_graph_for_cuda_whole(
     copies = {call.detail for call in during if call.name == "cudaMemcpyAsync"}
     assert copies <= {"device to device"}
     assert "forbidden" not in {call.name for call in calls}
+    blocks = [node for node in load_graph(built.fused).graph if node.op_type in ATTENTION]
+    assert {node.inputs[0].dtype for node in blocks if node.inputs[0]} == {ir.DataType.FLOAT16}
+    added = [node for node in blocks if len(node.inputs) > 5 and node.inputs[5] is not None]
+    fused = [call for call in during if "attention_kernel_batched" in call.detail]
+    assert len(fused) == len(added)  # of 16 tokens; of 9 such kernels do not read what is added
 
 
 def test_int8_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:

@@ -74,18 +74,25 @@ def refuse_subgraphs(model: ir.Model) -> None:
 
 
 def find_wide_tensors(
-    model: ir.Model, source: SourceModel, texts: Sequence[str], keep: Sequence[str] = ()
+    model: ir.Model,
+    source: SourceModel,
+    texts: Sequence[str],
+    keep: Sequence[str] = (),
+    *,
+    ignore: Collection[str] = (),
 ) -> list[str]:
     """Return the computed float tensors that come near fp16's largest number on the texts.
 
-    Those that a pattern in ``keep`` names count too (``precision.keep_fp32``). Seen in fp32: a CPU
-    does not show an fp16 overflow, ONNX Runtime computes fp16 in fp32 there.
+    Those that a pattern in ``keep`` names count too (``precision.keep_fp32``), those in ``ignore``
+    do not. Seen in fp32: a CPU does not show an fp16 overflow, ONNX Runtime computes fp16 in fp32
+    there.
 
     Raises:
         CastError: a pattern that no tensor's name matches.
     """
     kept = find_named_tensors(model, source, keep)
-    reach = largest_values(model, _inner_tensors(model), source, texts)
+    looked_at = [value for value in _inner_tensors(model) if value.name not in ignore]
+    reach = largest_values(model, looked_at, source, texts)
     return sorted(
         kept | {name for name, value in reach.items() if not value <= _HEADROOM * FP16_MAX}
     )

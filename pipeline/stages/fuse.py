@@ -14,6 +14,7 @@ from pipeline.graph.cuda.activations import fuse_activations
 from pipeline.graph.cuda.argmax import replace_argmax
 from pipeline.graph.cuda.attention import pack_attention
 from pipeline.graph.cuda.host_numbers import make_on_device
+from pipeline.graph.cuda.masks import find_masks
 from pipeline.graph.cuda.norms import fuse_norms
 from pipeline.graph.cuda.rms import fuse_rms
 from pipeline.graph.cuda.scores import fuse_scores
@@ -86,7 +87,7 @@ def fuse(
     _compare(source.name, exact, batches, expected, LEAST_FUSED)
     for file in out_dir.glob("fp32.onnx*"):
         file.unlink()
-    wide = find_wide_tensors(graph, source, texts, keep)
+    wide = find_wide_tensors(graph, source, texts, keep, ignore=find_masks(graph))
     half, full = cast_to_half(graph, wide, norms_in_half=True)
     log.info("CUDA: cast %d nodes to fp16, kept %d float nodes in fp32", half, full)
     path = out_dir / "cuda" / "model.onnx"

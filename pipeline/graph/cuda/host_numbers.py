@@ -64,13 +64,13 @@ def _make(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """Return ``Squeeze(Range(value, value + 1, 1))``."""
     name = f"{value.name}.on_device"
     one = add_initializer(graph, f"{name}.one", np.array(1, np.int64))
-    after = value.producer()
+    after, dtype = value.producer(), value.dtype or ir.DataType.INT64
     assert after is not None
     end = ir.node("Add", [value, one], name=f"{name}.end")
     alone = ir.node("Range", [value, end.outputs[0], one], name=f"{name}.alone")
     number = ir.node("Squeeze", [alone.outputs[0]], name=name)
     for node, shape in ((end, ()), (alone, (1,)), (number, ())):
         output = node.outputs[0]
-        output.name, output.dtype, output.shape = node.name, value.dtype, ir.Shape(shape)
+        output.name, output.dtype, output.shape = node.name, dtype, ir.Shape(shape)
     graph.insert_after(after, [end, alone, number])
     return number.outputs[0]
