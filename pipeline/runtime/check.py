@@ -80,6 +80,7 @@ class Checked:
                     "n": self.invariance.n,
                     "batch": self.invariance.batch,
                     "padding": self.invariance.padding,
+                    "move": self.invariance.move,
                 },
             },
             "sentences_per_second": self.sentences_per_second,

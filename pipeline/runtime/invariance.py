@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.engines import Encoder
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
-from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
+from pipeline.vectors import FloatArray, row_cosines, unit, zero_where_not_finite
 
 TEXTS = 32
 _BATCH = 8
@@ -22,12 +22,14 @@ class Invariance:
     """Lowest cosine of ``n`` texts, each alone, with themselves.
 
     ``batch``: in a batch of texts from the shortest to the longest. ``padding``: still alone,
-    padded to the longest text's length.
+    padded to the longest text's length. ``move``: how far any component of any of their vectors, at
+    length 1, moves between the three at most.
     """
 
     n: int
     batch: float
     padding: float
+    move: float
 
 
 def measure_invariance(
@@ -40,11 +42,18 @@ def measure_invariance(
     padded = np.concatenate(
         [_encode(encoder, tokenizer.pad([row], length=longest)) for row in chosen]
     )
+    batched = _in_mixed_batches(encoder, tokenizer, chosen)
     return Invariance(
         n=len(chosen),
-        batch=float(row_cosines(alone, _in_mixed_batches(encoder, tokenizer, chosen)).min()),
+        batch=float(row_cosines(alone, batched).min()),
         padding=float(row_cosines(alone, padded).min()),
+        move=max(largest_move(alone, batched), largest_move(alone, padded)),
     )
+
+
+def largest_move(a: FloatArray, b: FloatArray) -> float:
+    """Return the largest difference of one component of a row of ``a`` and ``b``, at length 1."""
+    return float(np.abs(unit(a) - unit(b)).max())
 
 
 def by_rank(rows: Sequence[TokenRow], limit: int) -> list[TokenRow]:

@@ -102,7 +102,7 @@ def result(tmp_path: Path) -> ArtifactResult:
             by_kind=(("chat", Group(n=12, mean=0.998, p1=0.9875, min=0.985)),),
             worst=((Text(text="so long", tokens=4, kind="chat"), 0.985),),
         ),
-        invariance=Invariance(n=32, batch=0.99, padding=0.995),
+        invariance=Invariance(n=32, batch=0.99, padding=0.995, move=0.04),
         tasks={
             "sample": TaskScores(
                 metric="recall_at_10",
@@ -307,7 +307,7 @@ def test_measured_artifact(report: MakeReport, result: ArtifactResult) -> None:
                     "norm": {"min": 0.5, "max": 1.5},
                     "reference_norm": {"min": 0.75, "max": 1.25},
                 },
-                "invariance": {"n": 32, "batch": 0.99, "padding": 0.995},
+                "invariance": {"n": 32, "batch": 0.99, "padding": 0.995, "move": 0.04},
             },
             "tasks": {
                 "sample": {

@@ -43,6 +43,7 @@ def test_an_encoder_that_looks_at_each_text_alone_is_invariant(tiny_tokenizer: T
     seen = measure_invariance(encoder, tiny_tokenizer, rows(*range(3, 21)))
     assert seen.n == 18
     assert (seen.batch, seen.padding) == pytest.approx((1, 1))
+    assert seen.move == 0
     alone, padded, batched = encoder.shapes[:18], encoder.shapes[18:36], encoder.shapes[36:]
     assert alone == [(1, n) for n in range(3, 21)]
     assert padded == [(1, 20)] * 18
@@ -54,6 +55,7 @@ def test_padding_that_leaks_is_seen_alone_and_in_a_batch(tiny_tokenizer: Tokeniz
     encoder = Encoder(lambda batch: float((batch.attention_mask == 0).any()))
     seen = measure_invariance(encoder, tiny_tokenizer, rows(*range(3, 21)))
     assert (seen.batch, seen.padding) == pytest.approx((0.5**0.5, 0.5**0.5))
+    assert seen.move == pytest.approx(0.5**0.5)
 
 
 def test_one_scale_for_a_whole_batch_is_seen_in_the_batch_only(tiny_tokenizer: Tokenizer) -> None:
@@ -62,6 +64,7 @@ def test_one_scale_for_a_whole_batch_is_seen_in_the_batch_only(tiny_tokenizer: T
     seen = measure_invariance(encoder, tiny_tokenizer, rows(*range(3, 21)))
     assert seen.padding == pytest.approx(1)
     assert seen.batch == pytest.approx(0.5**0.5)
+    assert seen.move == pytest.approx(0.5**0.5)
 
 
 def test_a_text_in_a_batch_is_compared_with_itself(tiny_tokenizer: Tokenizer) -> None:
@@ -90,3 +93,4 @@ def test_the_exported_graph_is_invariant(
     seen = measure_invariance(encoder, tiny_tokenizer, tiny_tokenizer.rows(sample.evaluation))
     assert seen.n == 32
     assert min(seen.batch, seen.padding) > 0.999999
+    assert seen.move < 1e-5

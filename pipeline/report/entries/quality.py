@@ -40,6 +40,7 @@ def agreement_entry(result: ArtifactResult) -> dict[str, Any]:
             "n": invariance.n,
             "batch": invariance.batch,
             "padding": invariance.padding,
+            "move": invariance.move,
         },
     }
 
