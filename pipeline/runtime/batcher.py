@@ -6,6 +6,7 @@
 Each thread tokenizes its own text; one thread takes what has come in and runs it.
 """
 
+import os
 import queue
 import threading
 import time
@@ -54,6 +55,7 @@ class Batcher:
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
@@ -80,7 +82,12 @@ class Batcher:
         return request.vector
 
     def close(self) -> None:
-        """Compute what has come in, and end the thread; nothing more is taken."""
+        """Compute what has come in, and end the thread; nothing more is taken.
+
+        In a forked child there is neither: what has come in is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
         with self._closing:
             if not self._closed:
                 self._closed = True

@@ -180,3 +180,61 @@ def test_a_forked_child_is_told_and_ends(engine: str, plain: Path) -> None:
     assert "status 7" in lines
     assert lines.count("(40, 32)") == 2
     assert any("OpenVINO hangs in such a child" in line for line in lines)
+
+
+_FORKED_AT_WORK = """
+import os, signal, sys, threading, time
+from pipeline.runtime import Batcher, load
+bundle, engine = sys.argv[1:]
+encoder = load(bundle, engine=engine)
+batcher = Batcher(encoder)
+texts = ["some words of a text " * (1 + i % 7) for i in range(64)]
+stop = threading.Event()
+def work(encode, what):
+    while not stop.is_set():
+        encode(what)
+works = 2 * [(encoder.encode, texts), (batcher.encode, texts[3])]
+threads = [threading.Thread(target=work, args=each) for each in works]
+for thread in threads:
+    thread.start()
+codes = []
+for i in range(5):
+    time.sleep(0.02 * (i % 3))
+    if (child := os.fork()) == 0:
+        signal.alarm(60)  # a child that hangs ends by it
+        for use in (encoder.encode, batcher.submit):
+            try:
+                use("a text")
+            except RuntimeError as error:
+                print(str(error).partition(":")[2])
+        batcher.close()
+        print(load(bundle, engine="onnxruntime").encode(texts).shape)
+        sys.exit(7)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+stop.set()
+for thread in threads:
+    thread.join()
+batcher.close()
+print(codes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_fork_while_other_threads_encode(engine: str, plain: Path) -> None:
+    """No child hangs, whatever the threads held: it is told, loads its own, and ends."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    done = subprocess.run(
+        [sys.executable, "-u", "-W", "ignore", "-c", _FORKED_AT_WORK, str(plain), engine],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[-1] == str([7] * 5)
+    assert sum("load the bundle after the fork" in line for line in lines) == 10
+    assert lines.count("(64, 32)") == 5

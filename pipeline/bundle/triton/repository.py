@@ -33,7 +33,7 @@ MAX_BATCH = 64
 QUEUE_DELAY_US = 1000
 """How long a request waits for others to share its batch; small beside a batch's own time."""
 
-QUEUE_TIMEOUT_US = 10_000_000
+QUEUE_TIMEOUT_US = 5_000_000
 """How long a request waits for a step before it is refused; a client may ask for less."""
 
 MAX_QUEUE = 512

@@ -2,18 +2,17 @@
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
-import encoder_stand_in
 import numpy as np
 import pytest
 from bundles import publish_tiny
 from triton_server import Server, serve
 
+from benchmarks.serving.triton import with_stand_in
 from pipeline.bundle.triton.repository import MAX_BATCH
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.runtime import TextEncoder, load
@@ -36,18 +35,6 @@ def bundle(
     source = dataclasses.replace(tiny_source, prompts=prompts)
     work = tmp_path_factory.mktemp("triton")
     return publish_tiny(source, tiny_fp32, work, work / "published")
-
-
-def with_stand_in(bundle: Path, repository: Path) -> Path:
-    """Copy a bundle's repository, its encoder in the python backend."""
-    shutil.copytree(bundle / "triton", repository)
-    encoder = next(repository.glob("*_encoder"))
-    config = encoder / "config.pbtxt"
-    text, n = re.subn('platform: "onnxruntime_onnx"', 'backend: "python"', config.read_text())
-    assert n == 1
-    config.write_text(text)
-    shutil.copyfile(encoder_stand_in.__file__, encoder / "1" / "model.py")
-    return repository
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ class TritonPythonModel:
     """What Triton's python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Open the graph of this version."""
         options = ort.SessionOptions()
         options.enable_mem_pattern = False
         path = Path(args["model_repository"], args["model_version"], "model.onnx")
@@ -22,7 +23,8 @@ class TritonPythonModel:
         self._inputs = [i.name for i in self._session.get_inputs()]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        import triton_python_backend_utils as triton
+        """Answer requests of one length with one run."""
+        import triton_python_backend_utils as triton  # exists inside Triton only
 
         def read(request: Any, name: str) -> Any:
             return triton.get_input_tensor_by_name(request, name).as_numpy()
