@@ -197,6 +197,11 @@ def test_compose_bounds_the_bodies_that_triton_gets(services: dict[str, Any]) ->
     assert not inner & {"8000", "8001"}
 
 
+def test_compose_gives_triton_the_time_it_takes_to_end(services: dict[str, Any]) -> None:
+    """Its --exit-timeout-secs is 30 where nothing else is said; Docker kills after 10 s."""
+    assert int(services["triton"]["stop_grace_period"].removesuffix("s")) > 30
+
+
 @pytest.mark.slow
 def test_pipeline_command_composes(instructions: list[dict[str, Any]]) -> None:
     """The default command names choices that exist."""

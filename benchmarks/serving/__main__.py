@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wait-ms", type=float, default=2.0, help="the Batcher's")
     parser.add_argument("--delay-us", type=int, help="Triton's, in place of the bundle's")
     parser.add_argument("--instances", type=int, help="encoders in Triton, in place of one")
+    parser.add_argument("--anew", action="store_true", help="a connection a request, as nginx does")
     parser.add_argument("--load-only", action="store_true", help="nothing abandoned, no SIGTERM")
     return parser
 
@@ -116,22 +118,24 @@ def _measure(
     expected: FloatArray,
     options: argparse.Namespace,
 ) -> None:
-    connect, clients = over_http(port, form), options.clients
+    connect, clients = over_http(port, form, anew=options.anew), options.clients
     put_under_load(connect, texts[: 4 * clients], expected, clients=clients)  # warm
     encoder = f"{model_name(options.bundle)}_encoder"
     before, cpu_s = counts(port, encoder) if name == "triton" else None, cpu_seconds(process.pid)
     load_ = put_under_load(connect, texts, expected, clients=clients)
     cpu_s = cpu_seconds(process.pid) - cpu_s
-    print(f"{name}: {_say_load(load_)}; {1000 * cpu_s / len(texts):.1f} ms of CPU a request")
+    say = partial(print, f"{name}:", flush=True)
+    say(f"{_say_load(load_)}; {1000 * cpu_s / len(texts):.1f} ms of CPU a request")
     if before is not None:
         done, batches = (b - a for a, b in zip(before, counts(port, encoder), strict=True))
-        print(f"{name}: {done} texts in {batches} batches, {done / batches:.2f} a batch")
+        say(f"{done} texts in {batches} batches, {done / batches:.2f} a batch")
     if options.load_only:
         return
-    gone = abandon(port, form, LONG, requests=options.abandoned, texts_each=32)
-    print(f"{name}: {_say_abandoned(gone)}")
+    if options.abandoned:
+        gone = abandon(port, form, LONG, requests=options.abandoned, texts_each=32)
+        say(_say_abandoned(gone))
     ended = terminate(process, connect, texts, expected, clients=clients)
-    print(f"{name}: {_say_ended(ended)}")
+    say(_say_ended(ended))
 
 
 def _say_load(load_: Load) -> str:

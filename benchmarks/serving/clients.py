@@ -42,10 +42,11 @@ class Form(Protocol):
 
 
 class Client:
-    """One connection that is kept, as long as the server keeps it."""
+    """One connection that is kept as long as the server keeps it, or one a request (``anew``)."""
 
-    def __init__(self, port: int, form: Form) -> None:
+    def __init__(self, port: int, form: Form, *, anew: bool = False) -> None:
         """Connect with the first request."""
+        self._headers = {"Connection": "close"} if anew else {}
         self._form = form
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
 
@@ -63,7 +64,7 @@ class Client:
             except OSError as error:
                 raise RefusedError(f"no connection: {error}") from error
         try:
-            self._connection.request("POST", self._form.path, body)
+            self._connection.request("POST", self._form.path, body, self._headers)
             response = self._connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -137,11 +138,11 @@ Connect = Callable[[], tuple[Ask, Callable[[], None]]]
 """Return how to ask, and how to hang up."""
 
 
-def over_http(port: int, form: Form) -> Connect:
+def over_http(port: int, form: Form, *, anew: bool = False) -> Connect:
     """Return what connects a client to a server."""
 
     def connect() -> tuple[Ask, Callable[[], None]]:
-        client = Client(port, form)
+        client = Client(port, form, anew=anew)
         return client.ask, client.close
 
     return connect

@@ -51,7 +51,7 @@ def draw_trend(
         axes.set_xlim(-0.5, max(len(dates) - 0.5, 0.5))
         shown = sorted({round(x) for x in np.linspace(0, len(dates) - 1, 4)})
         axes.set_xticks(shown, [dates[i][5:].replace(" ", "\n") for i in shown])
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
         axes.grid(visible=False, axis="x")
         said = ". ".join(_say(line, dates, words) for line in lines)

@@ -85,7 +85,7 @@ def differences(rows: Sequence[tuple[str, float, Ends]], name: str) -> str:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         reach = 1.1 * max(max(abs(end) for end in ends) for _, _, ends in rows) or 1.0
         axes.set_xlim(-reach, reach)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.set_xlabel("points lost (left) or gained, 95 %", loc="right")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_color(LINE)

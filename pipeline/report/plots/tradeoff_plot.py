@@ -127,7 +127,8 @@ def _speed_line(axes: Axes, point: Point, taken: Sequence[Box]) -> list[Box]:
     length = LETTER * len(point.label)
     low = (x - size - 5, frame[1] + 4, x, frame[1] + 4 + length)
     high = (x - size - 5, frame[3] - 4 - length, x, frame[3] - 4)
-    box = freest((low, high), taken, frame)
+    middle = (x - size - 5, (low[1] + high[1]) / 2, x, (low[3] + high[3]) / 2)
+    box = freest((low, high, middle), taken, frame)
     axes.annotate(
         point.label,
         (box[2] - 3, (box[1] + box[3]) / 2),
