@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pipeline
-from pipeline.bundle.engines import Parent
+from pipeline.bundle.engines import Parent, engine_directories
 from pipeline.engines.gpu import find_gpu
 from pipeline.errors import BundleError
 
@@ -74,5 +74,7 @@ def _report(process: "subprocess.Popen[bytes]", cache: Path) -> None:
     code = process.wait()
     if code:
         log.warning("no engine was built (exit code %d): see %s", code, cache / LOG)
-    else:
+    elif engine_directories(cache):
         log.info("%s holds an engine for the next load", cache)
+    else:
+        log.info("another process is building into %s", cache)

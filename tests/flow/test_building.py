@@ -27,6 +27,7 @@ from pipeline.errors import BuildError
 from pipeline.flow import building
 from pipeline.flow.building import BuildOrder, GateError, build_engines
 from pipeline.runtime import load
+from pipeline.runtime.building import start_build
 
 needs_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -168,6 +169,35 @@ time.sleep(1)
     built = plan.stat().st_mtime_ns
     assert load(bundle, build="wait", cache_dir=cache).dimension == 32
     assert plan.stat().st_mtime_ns == built  # the next start takes what is there
+
+
+@pytest.mark.parametrize(
+    ("code", "engine", "words"),
+    [
+        (0, True, "holds an engine for the next load"),
+        (0, False, "another process is building into"),
+        (1, False, "no engine was built (exit code 1): see"),
+    ],
+)
+def test_what_became_of_a_build_is_said(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    engine: bool,
+    words: str,
+) -> None:
+    """One that found another process at work ends at once and well, and there is nothing yet."""
+    caplog.set_level("INFO", logger="pipeline")
+    cache = tmp_path / "cache"
+    if engine:
+        (cache / "tensorrt_rtx-1.7.1-ampere_plus").mkdir(parents=True)
+    command = [sys.executable, "-c", f"raise SystemExit({code})"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **how: popen(command, **how))
+    start_build(open_parent(tiny_bundle), cache, "auto", wait=True)
+    assert [words in record.message for record in caplog.records] == [False, True]
 
 
 def wait_for(directory: Path, pattern: str) -> Path:
