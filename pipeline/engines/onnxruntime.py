@@ -144,7 +144,10 @@ class OnnxRuntimeEncoder:
 
 
 def _open_on_cuda(path: Path, threads: int) -> tuple[ort.InferenceSession, BoundSession | None]:
-    """Open a session with CUDA graphs where it can have them, and without where not."""
+    """Open a session with CUDA graphs where it can have them, and without where not.
+
+    Where CUDA opens the graph and cannot run it, for want of cuDNN say, the CPU does.
+    """
     reason = missing()
     if reason is None:
         for graphs in (True, False):
@@ -153,12 +156,26 @@ def _open_on_cuda(path: Path, threads: int) -> tuple[ort.InferenceSession, Bound
                     session = open_session(path, cuda=True, threads=threads, graphs=graphs)
                 if session.get_providers()[0] != CUDA:
                     return session, None
-                return session, BoundSession(session, Cuda(), graphs=graphs)
+                bound = BoundSession(session, Cuda(), graphs=graphs)
+                bound.encode(_one_token(), graph=False)
+                return session, bound
             except MeasureError as error:
                 reason = str(error)
                 log.info("CUDA graphs %s: %s", "off" if graphs else "and bound buffers off", error)
     log.info("ONNX Runtime copies inputs and outputs itself: %s", reason)
-    return open_session(path, cuda=True, threads=threads), None
+    session = open_session(path, cuda=True, threads=threads)
+    try:
+        session.run(None, _one_token().feed([i.name for i in session.get_inputs()]))
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        first = str(error).strip().split("\n")[0]
+        log.warning("ONNX Runtime cannot run %s on CUDA, the CPU does: %s", path.name, first)
+        session = open_session(path, threads=threads)
+    return session, None
+
+
+def _one_token() -> TokenBatch:
+    one = np.ones((1, 1), np.int64)
+    return TokenBatch(input_ids=0 * one, attention_mask=one, token_type_ids=0 * one)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cuda_library import run_on_library
+from cuda_library import build_library, run_on_library, run_python, skip_without_provider
 
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.stages.fuse import fuse
@@ -47,3 +47,24 @@ def test_a_capture_that_another_library_spoils_ends_graphs_alone(
     assert said["graphs"] == 0
     ends = [call.detail for call in calls if call.name == "cudaStreamEndCapture"]
     assert ends == ["invalidated"]
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+
+print(OnnxRuntimeEncoder(Path(sys.argv[1]), cuda=True).device)
+"""
+
+
+@pytest.mark.parametrize(("cudnn", "device"), [(True, "cuda"), (False, "cpu")])
+def test_without_cudnn_the_cpu_runs_and_says_why(
+    cudnn: bool, device: str, fused: OnnxModel, tmp_path: Path
+) -> None:
+    """The provider opens the graph all the same, and fails at the first attention."""
+    skip_without_provider()
+    library = build_library(tmp_path, cudnn=cudnn)
+    said, warned = run_python(library, ["-c", OPEN, str(fused.path)])
+    assert said.split() == [device]
+    assert ("cuDNN is unavailable" in warned) is not cudnn

@@ -29,6 +29,7 @@ DRIVER = (
     "cuDeviceGetUuid",
     "cuGetErrorName",
     "cuFuncSetAttribute",
+    "cuFuncSetCacheConfig",
     "cuLinkCreate_v2",
     "cuLinkDestroy",
     "cuLinkComplete",
@@ -60,8 +61,11 @@ def skip_without_provider() -> None:
         pytest.skip("ONNX Runtime's CUDA provider is not for CUDA 13")
 
 
-def build_library(directory: Path) -> Path:
-    """Compile the stand-in into a directory under every name that the provider loads."""
+def build_library(directory: Path, *, cudnn: bool = True) -> Path:
+    """Compile the stand-in into a directory under every name that the provider loads.
+
+    ``cudnn`` False leaves cuDNN out, which the provider loads when it first needs it.
+    """
     source = (HERE / "cuda_library.c").read_text("utf-8")
     wanted = {*_undefined(), *_cudnn(), *DRIVER}
     there = set(re.findall(r"\b(\w+)\(", source)) | set(re.findall(r"HANDLE\((\w+)\)", source))
@@ -73,7 +77,7 @@ def build_library(directory: Path) -> Path:
     library.parent.mkdir()
     subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", library, path], check=True)
     for name in (*_needed(), *EXTRA):
-        if not (library.parent / name).exists():
+        if ("cudnn" not in name or cudnn) and not (library.parent / name).exists():
             (library.parent / name).symlink_to(library.name)
     return library.parent
 
@@ -87,18 +91,28 @@ def run_on_library(
     """
     trace = library / "trace"
     trace.unlink(missing_ok=True)
+    arguments = [str(HERE / "cuda_session.py"), str(library), str(graph), json.dumps(shapes)]
+    said, _ = run_python(library, arguments, CUDA_LIBRARY_TRACE=str(trace), **variables)
+    lines = (line.split("\t") for line in trace.read_text().splitlines())
+    calls = [
+        Call(thread=int(thread), captured=captured == "1", name=name, detail=detail)
+        for thread, captured, name, detail in lines
+    ]
+    return json.loads(said.splitlines()[-1]), calls
+
+
+def run_python(library: Path, arguments: Sequence[str], **variables: str) -> tuple[str, str]:
+    """Run Python with the stand-in's directory in front, and return what it said, errors apart."""
     environment: Mapping[str, str] = {
         **os.environ,
         "LD_LIBRARY_PATH": str(library),
-        "CUDA_LIBRARY_TRACE": str(trace),
         "OMP_NUM_THREADS": "1",
         # cuDNN's fused attention, preferred from 9.0 on, would need more of cuDNN than stands here
         "ORT_ENABLE_CUDNN_FLASH_ATTENTION": "0",
         **variables,
     }
-    script = str(HERE / "cuda_session.py")
     done = subprocess.run(
-        [sys.executable, script, str(library), str(graph), json.dumps(shapes)],
+        [sys.executable, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -106,12 +120,7 @@ def run_on_library(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = (line.split("\t") for line in trace.read_text().splitlines())
-    calls = [
-        Call(thread=int(thread), captured=captured == "1", name=name, detail=detail)
-        for thread, captured, name, detail in lines
-    ]
-    return json.loads(done.stdout.splitlines()[-1]), calls
+    return done.stdout, done.stderr
 
 
 def _needed() -> list[str]:
