@@ -132,7 +132,7 @@ class BoundPlan:
 
     def _capture(self, slot: Slot, shape: tuple[int, int], profile: int) -> Captured:
         free = self._cuda.free_bytes()
-        context = self._plan.make_context(profile)
+        context = self._plan.make_context(profile, settled=True)
         self._bind_and_run(context, slot, shape)  # a shape's first run does what none captures
         if not is_capturable(context, slot.stream):
             raise MeasureError("a context of the same shape says that it cannot be captured")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.contracts import GRAPH_OUTPUT
 from pipeline.engines.cuda import Cuda
-from pipeline.engines.runtime_cache import RuntimeCache
+from pipeline.engines.runtime_cache import RuntimeCache, configure
 from pipeline.errors import MeasureError
 
 if TYPE_CHECKING:
@@ -79,15 +79,23 @@ class Plan:
                 return index
         raise MeasureError(f"{self.runtime}: no optimization profile takes {length} tokens")
 
-    def make_context(self, profile: int) -> "trt.IExecutionContext":
+    def make_context(self, profile: int, *, settled: bool = False) -> "trt.IExecutionContext":
         """Return a new context of a profile; all of one profile work in the same device memory.
+
+        ``settled``: a shape's first run compiles its kernels. Otherwise TensorRT-RTX does so behind
+        the first runs and then swaps them, which a graph that was captured before does not survive.
 
         Raises:
             MeasureError: TensorRT gives none, or the device has no room.
         """
         how: Any = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        strategies = getattr(self._module, "DynamicShapesKernelSpecializationStrategy", None)
         if self._kernels is not None:
             how = self._kernels.configure(how)
+        elif settled and strategies is not None:
+            how = configure(self._engine, how)
+        if settled and strategies is not None:
+            how.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         context = self._engine.create_execution_context(how)
         if context is None:
             raise MeasureError(f"{self.runtime} gives no execution context: {self._words()}")

@@ -58,8 +58,7 @@ class RuntimeCache:
         Raises:
             MeasureError: TensorRT-RTX gives none.
         """
-        config = _given(self._engine.create_runtime_config(), "configuration")
-        config.set_execution_context_allocation_strategy(strategy)
+        config = configure(self._engine, strategy)
         if not config.set_runtime_cache(self._cache):
             log.info("%s: not used: TensorRT-RTX does not take a runtime cache", self._path)
             self._off = True
@@ -119,6 +118,17 @@ class RuntimeCache:
         for other in self._path.parent.glob(f"{engine}-*{SUFFIX}"):  # of a plan that was replaced
             if other != self._path:
                 discard(other)
+
+
+def configure(engine: Any, strategy: Any) -> Any:
+    """Return TensorRT-RTX's configuration for a context, by how that gets its working memory.
+
+    Raises:
+        MeasureError: TensorRT-RTX gives none.
+    """
+    config = _given(engine.create_runtime_config(), "configuration")
+    config.set_execution_context_allocation_strategy(strategy)
+    return config
 
 
 def _given(made: Any, what: str) -> Any:

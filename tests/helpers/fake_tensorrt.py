@@ -49,6 +49,8 @@ class FakeTensorRT:
     ILogger = Logger
     TensorIOMode = SimpleNamespace(INPUT=0, OUTPUT=1)
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
+    DynamicShapesKernelSpecializationStrategy: Any
+    """TensorRT-RTX alone has it."""
 
     def __init__(self, cuda: FakeRuntime, profiles: Sequence[Profile], working: int = 64) -> None:
         self.cuda = cuda
@@ -57,6 +59,7 @@ class FakeTensorRT:
         self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self.runs: list[tuple[int, tuple[int, int]]] = []
         self.capturable: bool | None = None
+        self.specialized: list[str] = []
         self.refuse = ""
         self.running = threading.Lock()
         self.gpu = "NVIDIA RTX 4090"
@@ -109,6 +112,9 @@ class Engine:
         assert strategy == FakeTensorRT.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self.module.allows("context"):
             return None
+        self.module.specialized.append(
+            "lazy" if config is None else config.dynamic_shapes_kernel_specialization_strategy
+        )
         kind = Context if self.module.capturable is None else AskedContext
         return kind(self, config.cache if config is not None else None)
 
@@ -120,6 +126,7 @@ class RuntimeConfig:
     def __init__(self, module: FakeTensorRT) -> None:
         self.module = module
         self.strategy = 0
+        self.dynamic_shapes_kernel_specialization_strategy = "lazy"
         self.cache: RuntimeCache | None = None
 
     def create_runtime_cache(self) -> "RuntimeCache":
