@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -170,28 +169,34 @@ def test_every_command_ends_in_order(module: str, tmp_path: Path) -> None:
     assert (code, err) == (143, f"ended by SIGTERM: {left}\n")
 
 
+HALF_A_STAGE = f"""
+import time, pipeline.__main__ as command
+from pipeline.flow.cached_stages import Stages
+run = Stages.run
+def half(out):
+    out.mkdir()
+    (out / "graph.onnx").write_text("a graph")
+    {WAIT}
+Stages.run = lambda self, name, kind, parts, make: run(self, name, kind, parts, half)
+raise SystemExit(command.main())
+"""
+
+
 @pytest.mark.slow
-def test_a_run_leaves_nothing(tmp_path: Path, tiny_dir: Path) -> None:
+def test_a_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, its staging and its store are the real ones; the stage waits half-made."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    (tmp_path / "script.py").write_text(HALF_A_STAGE)
     outcome = tmp_path / "outcome.json"
-    with subprocess.Popen(
-        [*command_line.COMMAND, *command_line.settings(tiny_dir), "engine=onnxruntime"],
-        cwd=tmp_path,
-        env=command_line.environment() | {"PIPELINE_OUTCOME": str(outcome)},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=ignore_sigterm,  # noqa: PLW1509 - no threads here
-    ) as process:
-        deadline = time.monotonic() + 300
-        while not list(tmp_path.glob("artifacts/.staging/*/*")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 143
+    monkeypatch.setenv("PIPELINE_OUTCOME", str(outcome))
+    settings = ["model=custom", "model.name=tiny", f"model.directory={tmp_path / 'model'}"]
+    code, err = end(tmp_path, [sys.executable, "script.py", *settings, "precision=fp32"])
+    assert code == 143
     assert err.splitlines()[-1] == "ended by SIGTERM: nothing unfinished was published"
     assert "Traceback" not in err
     assert not list((tmp_path / "artifacts/.staging").iterdir())
+    assert not list(tmp_path.rglob("graph.onnx"))
     assert not list(tmp_path.glob("artifacts/.cache/*/*.tmp"))
     told = json.loads(outcome.read_text())
     assert (told["exit"], told["message"]) == (143, "ended by SIGTERM")
@@ -212,38 +217,68 @@ def test_a_read_only_disk_keeps_its_words(tmp_path: Path, monkeypatch: pytest.Mo
         write_text(tmp_path / "report.json", "{}")
 
 
-FULL = {
-    "rust": "Tokenizer(models.BPE()).save('/dev/full')",
-    "wrapped": """
+TOGETHER = """
+import contextlib, io, json, os, sys
+import pipeline.__main__ as command
+from tokenizers import Tokenizer, models
+from pipeline.errors import ExportError
+def rust(*_):
+    Tokenizer(models.BPE()).save("/dev/full")
+def wrapped(*_):
     try:
         raise RuntimeError("open file g.onnx fail, errcode = 28 - No space left on device")
     except RuntimeError as error:
         raise ExportError("cannot export") from error
-""",
-}
+for what, setting in json.loads(sys.argv[1]):
+    sys.argv[1:] = ["model=minilm", "precision=fp32", setting]
+    if what:
+        command.run_and_share = globals()[what]
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # which a run sets for itself
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = command.main()
+        except SystemExit as stop:
+            code = stop.code
+    print(json.dumps([code, err.getvalue()]))
+"""
+
+EMPTY = {"artifacts_dir": "", "model.directory": "", "dataset.path": " "}
+PLACES = ("/proc/1/x", "file/x")
+FULL = ("rust", "wrapped")
 
 
-@pytest.mark.parametrize("library", FULL)
-def test_a_full_disk_by_whatever_library(library: str, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(
-        "import pipeline.__main__ as command\nfrom tokenizers import Tokenizer, models\n"
-        "from pipeline.errors import ExportError\n"
-        f"def fail(*_):\n    {FULL[library]}\n"
-        "command.run_and_share = fail\nraise SystemExit(command.main())\n"
-    )
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What the command said, and its code, by what was wrong; all of it in one process."""
+    directory = tmp_path_factory.mktemp("wrong")
+    (directory / "file").write_text("no directory")
+    (directory / "script.py").write_text(TOGETHER)
+    wrong = {
+        **{key: ("", f"{key}={value}") for key, value in EMPTY.items()},
+        **{place: ("", f"hydra.run.dir={place}") for place in PLACES},
+        **{library: (library, "optimize=true") for library in FULL},
+    }
     done = subprocess.run(
-        [sys.executable, "script.py", "model=minilm", "precision=fp32"],
-        cwd=tmp_path,
+        [sys.executable, "script.py", json.dumps(list(wrong.values()))],
+        cwd=directory,
         env=command_line.environment(),
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == 1
-    assert done.stderr == (
+    assert done.stderr == ""
+    assert not list(directory.rglob("*.onnx"))
+    return dict(zip(wrong, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", FULL)
+def test_a_full_disk_by_whatever_library(library: str, told: dict[str, list[Any]]) -> None:
+    assert told[library] == [
+        1,
         "error: cannot read or write: No space left on device; nothing was published; set "
-        "artifacts_dir to a directory that is writable and has room\n"
-    )
+        "artifacts_dir to a directory that is writable and has room\n",
+    ]
 
 
 def test_no_disk_to_blame() -> None:
@@ -251,21 +286,17 @@ def test_no_disk_to_blame() -> None:
     assert disk_error(FileNotFoundError(errno.ENOENT, "no such file")) is None
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("artifacts_dir", ""), ("model.directory", ""), ("dataset.path", " ")]
-)
-def test_an_empty_path_is_not_the_current_directory(key: str, value: str, tmp_path: Path) -> None:
-    done = command_line.run_command("model=minilm", f"{key}={value}", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == f"error: {key} is empty: give it a value, or leave it out\n"
-    assert not list(tmp_path.rglob("*.onnx"))
+@pytest.mark.slow
+@pytest.mark.parametrize("key", EMPTY)
+def test_an_empty_path_is_not_the_current_directory(key: str, told: dict[str, list[Any]]) -> None:
+    assert told[key] == [1, f"error: {key} is empty: give it a value, or leave it out\n"]
 
 
-@pytest.mark.parametrize("place", ["/proc/1/x", "file/x"])
-def test_hydra_cannot_write(place: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no directory")
-    done = command_line.run_command("model=minilm", f"hydra.run.dir={place}", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: cannot write {place}")
-    assert "set hydra.run.dir" in done.stderr
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_hydra_cannot_write(place: str, told: dict[str, list[Any]]) -> None:
+    code, err = told[place]
+    assert code == 1
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: cannot write {place}")
+    assert "set hydra.run.dir" in err
