@@ -119,6 +119,11 @@ class TorchEncoder:
         return result
 
 
+def encoder_name(model: Any) -> str:
+    """Return the class of the encoder in a Sentence Transformer's first module."""
+    return type(getattr(model[0], "auto_model", model[0])).__name__
+
+
 def taken_inputs(model: Any) -> list[str]:
     """Return the graph inputs that a Sentence Transformer's tokenizer makes for it."""
     known = set(model.tokenizer.model_input_names)

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.config import Exporter
 from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT, SourceModel
-from pipeline.engines.torch import load_sentence_transformer
+from pipeline.engines.torch import encoder_name, load_sentence_transformer
 from pipeline.errors import ExportError
 
 OPSET = 20
@@ -76,7 +76,7 @@ def _export_torch(source: SourceModel) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # whatever the model's own code raises under tracing
-        raise ExportError(_refusal("torch", source, error)) from error
+        raise ExportError(_refusal("torch", source, error, encoder_name(model))) from error
     if program is None:
         raise ExportError(f"torch's exporter returned no graph for {source.path}")
     return program.model
@@ -120,14 +120,17 @@ def _export_optimum(source: SourceModel) -> ir.Model:
     return graph
 
 
-def _refusal(exporter: str, source: SourceModel, error: Exception) -> str:
+def _refusal(
+    exporter: str, source: SourceModel, error: Exception, encoder: str | None = None
+) -> str:
     other = "optimum" if exporter == "torch" else "torch"
     cause: BaseException = error
     while cause.__cause__ is not None:  # torch wraps what happened in steps and advice
         cause = cause.__cause__
     detail = " ".join(_ANSI.sub("", str(cause)).split())[:300]
+    modules = source.modules if encoder is None else (encoder, *source.modules[1:])
     return (
-        f"exporter={exporter} cannot export {source.location} ({' → '.join(source.modules)}): "
+        f"exporter={exporter} cannot export {source.location} ({' → '.join(modules)}): "
         f"{type(cause).__name__}: {detail}; try exporter={other}"
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import Device, Exporter, NumericType
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.engines.torch import TorchEncoder
+from pipeline.engines.torch import TorchEncoder, encoder_name
 from pipeline.errors import ExportError
 from pipeline.graph.contract import meet_contract
 from pipeline.graph.exporters import trace
@@ -22,6 +22,9 @@ from pipeline.vectors import row_cosines
 log = logging.getLogger(__name__)
 
 MIN_COSINE = 0.99999
+
+MIN_PADDED_COSINE = 0.999
+"""Of a text with itself in PyTorch; where padding is read it is far lower, rounding far higher."""
 
 
 def export(
@@ -58,6 +61,7 @@ def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:
     """
     reference = TorchEncoder(source, device=Device.cpu)
     graph = OnnxRuntimeEncoder(model.path)
+    _check_padding(reference, source, texts)
     worst, seen = 1.0, 0
     for batch in _check_batches(source, texts):
         expected, observed = reference.encode(batch), graph.encode(batch)
@@ -77,6 +81,27 @@ def _check(model: OnnxModel, source: SourceModel, texts: Sequence[str]) -> None:
                 "try the other exporter (exporter=torch | optimum)"
             )
     log.info("export agrees with PyTorch: worst cosine %.7f of %d rows", worst, seen)
+
+
+def _check_padding(reference: TorchEncoder, source: SourceModel, texts: Sequence[str]) -> None:
+    """Check that the model itself makes the same vector of a text with padding and without.
+
+    Raises:
+        ExportError: another one, so a vector would depend on what its text is batched with.
+    """
+    tokenizer = open_tokenizer(source)
+    rows = tokenize(source, tokenizer, ["a first text", *texts[:16]])[:4]
+    alone = np.concatenate([reference.encode(tokenizer.pad([row])) for row in rows])
+    padded = reference.encode(tokenizer.pad(rows, length=source.max_length))
+    cosine = float(row_cosines(alone, padded).min())
+    if cosine < MIN_PADDED_COSINE:
+        raise ExportError(
+            f"{source.location}: its {encoder_name(reference.model)} makes another vector of a "
+            f"text padded to {source.max_length} tokens than of the text alone (cosine "
+            f"{cosine:.6f}, expected at least {MIN_PADDED_COSINE}), in PyTorch too: a vector would "
+            "depend on what its text is batched with; serve it with Sentence Transformers, text by "
+            "text"
+        )
 
 
 def _check_batches(source: SourceModel, texts: Sequence[str]) -> Iterator[TokenBatch]:

@@ -81,7 +81,8 @@ class Family:
     dtype: torch.dtype = torch.float32
     shard: str = "5GB"
     saved: Mapping[str, Any] = field(default_factory=dict)
-    fused: int = 2
+    fused: int | None = 2
+    """How many attentions become one operator where the mask is padding; None: as many as do."""
     transformers: int = 4
     """The first major version that has the architecture."""
 

@@ -201,7 +201,8 @@ def test_an_exporter_that_fails_is_named_with_its_words_and_the_other_one(
         export(tiny_source, exporter, ["a text"], tmp_path / "out")
     message = str(caught.value)
     assert f"exporter={exporter} cannot export" in message
-    assert "Transformer → Pooling → Normalize" in message
+    encoder = "BertModel" if exporter is Exporter.torch else "Transformer"
+    assert f"({encoder} → Pooling → Normalize)" in message
     assert "NotImplementedError: no such operator" in message
     assert f"try exporter={other}" in message
 

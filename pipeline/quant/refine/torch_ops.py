@@ -212,6 +212,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "And": _plain(torch.logical_and),
     "ArgMax": _arg_max,
     "Cast": _cast,
+    "Ceil": _plain(torch.ceil),
     "Clip": _clip,
     "Concat": lambda node, *xs: torch.cat(xs, dim=_int(node, "axis", 0)),
     "ConstantOfShape": _constant_of_shape,
@@ -222,6 +223,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Erf": _plain(torch.erf),
     "Exp": _plain(torch.exp),
     "Expand": _expand,
+    "Floor": _plain(torch.floor),
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
@@ -253,6 +255,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Shape": _shape,
     "Sigmoid": _plain(torch.sigmoid),
+    "Sign": _plain(torch.sign),
     "Sin": _plain(torch.sin),
     "Slice": lambda node, x, starts, ends, axes=None, steps=None: _slice(
         node, x, starts, ends, axes, steps
@@ -263,6 +266,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Squeeze": _squeeze,
     "Sub": _plain(torch.sub),
     "Tanh": _plain(torch.tanh),
+    "Tile": _plain(lambda x, repeats: x.tile(tuple(repeats.tolist()))),
     "Transpose": lambda node, x: x.permute(
         tuple(node.attributes["perm"].as_ints())
         if "perm" in node.attributes

@@ -1,0 +1,66 @@
+"""The table of architectures: what outcomes become, and that the page has what is tested."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from families import FAMILIES
+from more_families import MORE, ON_EVERY_COMMIT
+
+from benchmarks.architectures import BEGIN, CHECKS, END, PAGE, make_table, read_outcomes
+
+FIGURES: dict[str, dict[str, Any]] = {
+    "fp16": {"cosine": 0.99999},
+    "int8": {"cosine": 0.9987, "gemms": 12},
+    "CUDA": {"fused": 2},
+    "attention": {"fused": 2},
+    "RTX plan": {"attention": "fused"},
+}
+
+
+def write_outcomes(path: Path, **changed: dict[str, str]) -> Path:
+    with path.open("a") as file:
+        for check in CHECKS.values():
+            line = {"family": "albert", "check": check, "outcome": "passed", "reason": ""}
+            file.write(json.dumps(line | FIGURES.get(check, {}) | changed.get(check, {})) + "\n")
+    return path
+
+
+def row(path: Path) -> list[str]:
+    (line,) = make_table(MORE, read_outcomes(path)).splitlines()[2:]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_row_says_what_passed_and_with_which_figure(tmp_path: Path) -> None:
+    assert row(write_outcomes(tmp_path / "results.jsonl")) == [
+        *("`albert`", "Albert", "mean, L2", "right"),
+        *("equal", "0.9999900", "0.9987, 12", "equal", "equal, 2 fused", "built", "2 of 2"),
+    ]
+
+
+def test_a_row_says_what_did_not_and_why_and_the_later_outcome_counts(tmp_path: Path) -> None:
+    failed = {"fp16": {"outcome": "failed", "reason": "assert 0.5 | 0.9"}}
+    path = write_outcomes(tmp_path / "results.jsonl", **failed)
+    assert row(path)[5] == "**no** (fp16): assert 0.5 / 0.9"
+    assert row(write_outcomes(path))[5] == "0.9999900"
+
+
+def test_a_check_that_has_not_ended_is_not_run_and_without_fp32_there_is_no_row(
+    tmp_path: Path,
+) -> None:
+    path = write_outcomes(tmp_path / "results.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if '"RTX plan"' not in line))
+    assert row(path)[9] == "not run"
+    path.write_text("\n".join(line for line in lines if '"fp32"' not in line))
+    assert make_table(MORE, read_outcomes(path)).count("\n") == 1
+
+
+def test_the_page_has_a_row_for_each_family_that_is_tested_beside_the_first() -> None:
+    table = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
+    rows = [line.split("|")[1:5] for line in table.splitlines() if line.startswith("| `")]
+    names = {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in rows}
+    assert set(names) >= ON_EVERY_COMMIT
+    families = FAMILIES | MORE
+    for name, (encoder, _, padding) in names.items():
+        assert (families[name].config, families[name].padding) == (f"{encoder}Config", padding)
