@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.ending import die_with_parent
 from pipeline.measure.speed.intervals import LEAST_ROUNDS, compare
 from pipeline.runtime.output import EmbeddingPrecision, quantize_embeddings
 from pipeline.vectors import FloatArray, unit
@@ -176,6 +177,7 @@ class Opened:
 
 def measure_side(side: Side, directory: str, rounds: int, out: Any) -> None:
     """Build an index, then time a round of queries whenever told to; in a process of its own."""
+    die_with_parent()
     ranges = np.load(Path(directory, "ranges.npy"))
     vectors = np.load(Path(directory, "vectors.npy"), mmap_mode="r")
     steps = ranges if side.form == "int8_dot" else None
