@@ -31,7 +31,15 @@ from pipeline.source.locate import Located, locate
 log = logging.getLogger(__name__)
 
 _MODEL = {"numpy", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"}
-_GRAPH = {"numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tokenizers"}
+_GRAPH = {
+    "ml-dtypes",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tokenizers",
+}
 PACKAGES = {
     "resolve": _MODEL | {"huggingface-hub"},
     "export": _MODEL | _GRAPH | {"onnxscript", "optimum", "optimum-onnx"},
