@@ -148,6 +148,11 @@ class Built:
         return row_cosines(expected, self.encoder(engine).encode(texts, batch_size=16))
 
 
+def skip_where_older(family: Family) -> None:
+    if int(metadata.version("transformers").partition(".")[0]) < family.transformers:
+        pytest.skip(f"{family.config} needs transformers {family.transformers}")
+
+
 @pytest.fixture(scope="module")
 def built(
     request: pytest.FixtureRequest,
@@ -157,8 +162,7 @@ def built(
 ) -> Built:
     name: str = request.param
     family = ALL[name]
-    if int(metadata.version("transformers").partition(".")[0]) < family.transformers:
-        pytest.skip(f"{family.config} came with transformers {family.transformers}")
+    skip_where_older(family)
     root = tmp_path_factory.mktemp(name)
     directory = save_family(family, make_tokenizer(sample.calibration), root)
     source = resolve(ModelConfig(name=name, directory=str(directory)), root / "resolve")
@@ -387,6 +391,7 @@ def test_a_tensorrt_rtx_plan_runs_what_int8_says(
 def test_what_no_graph_can_hold_stops_at_export_by_its_name(
     name: str, sample: Dataset, calibration_texts: Sequence[str], tmp_path: Path
 ) -> None:
+    skip_where_older(STOPS[name])
     directory = save_family(STOPS[name], make_tokenizer(sample.calibration), tmp_path)
     source = resolve(ModelConfig(name=name, directory=str(directory)), tmp_path / "resolve")
     encoder = STOPS[name].config.replace("Config", "Model")

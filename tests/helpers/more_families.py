@@ -203,7 +203,7 @@ STOPS = {
         {"d_model": HIDDEN, "n_layer": 2, "n_head": 2, "d_inner": MIDDLE, "pad_token_id": 1},
     ),
     "convbert": encoder("ConvBertConfig", NARROW | {"head_ratio": 1, "conv_kernel_size": 3}),
-    "fnet": encoder("FNetConfig", COMMON),
+    "fnet": encoder("FNetConfig", COMMON, transformers=NEW),  # the older set cannot run it
 }
 """What stops at export: windows cut by the text's own length, and a mask, that torch's exporter
 cannot trace; a convolution, and a Fourier transform, over the padding too."""
