@@ -89,10 +89,8 @@ class Server(ThreadingHTTPServer):
     def finish(self) -> None:
         """Tell who still comes to go elsewhere; ``server_close`` waits for what has come in."""
         self.ending = True
-        self.timeout = 0.05
-        until = time.monotonic() + LINGER_S
-        while time.monotonic() < until:
-            self.handle_request()
+        time.sleep(LINGER_S)
+        self.shutdown()
         for connection in list(self.idle):  # ends the wait for a next request, no answer
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
@@ -117,8 +115,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def parse_request(self) -> bool:
-        """Read the headers."""
+        """Read the headers; what begins before the end is answered."""
         self.server.idle.discard(self.connection)
+        self._late = self.server.ending
         return super().parse_request()
 
     def finish(self) -> None:
@@ -150,13 +149,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _asked(self) -> tuple[list[str], str | None]:
         """Return the texts of a request and the name of their prompt."""
-        length = self.headers.get("Content-Length", "")
+        lengths = self.headers.get_all("Content-Length", [])
+        length = lengths[0] if len(lengths) == 1 and "Transfer-Encoding" not in self.headers else ""
         self.close_connection = True  # a body that is not read would be the next request
         if self.path != "/embed":
             raise RefusedError(HTTPStatus.NOT_FOUND, "expected POST /embed")
         if not (length.isascii() and length.isdigit()):
-            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
-        if int(length) > MAX_BODY:
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "expected one Content-Length")
+        if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected {MAX_BODY} bytes")
         try:
             body = self.rfile.read(int(length))
@@ -165,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(body) < int(length):
             raise GoneError
         self.close_connection = not self._keeps_alive()
-        if self.server.ending:
+        if self._late:
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "this server ends")
         return _read(body)
 
@@ -260,11 +260,15 @@ def main() -> int:
             Batcher(load(options.bundle), wait_ms=options.wait_ms) as batcher,
             Server((options.host, options.port), batcher) as server,
         ):
-            print(f"ready on http://{options.host}:{server.server_port}", flush=True)
+            # Not in the main thread, where a signal would come between a connection and its thread.
+            taking = threading.Thread(target=server.serve_forever, args=(0.05,))
             try:
-                server.serve_forever(poll_interval=0.05)
+                taking.start()
+                print(f"ready on http://{options.host}:{server.server_port}", flush=True)
+                threading.Event().wait()  # for a signal; join() is not safe against one
             finally:
-                server.finish()
+                if taking.ident is not None:
+                    server.finish()
         return 0
 
     try:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +105,13 @@ def test_other_paths_and_bodies_of_no_length(server: Running) -> None:
     assert ask(server.port, b"{}", "/nix")[0] == 404
     for length in ("-1", "1_0", "\N{SUPERSCRIPT TWO}".encode().decode("latin-1"), "x"):
         assert ask(server.port, b"", **{"Content-Length": length})[0] == 411
+    assert ask(server.port, b"", **{"Content-Length": "9" * 5000})[0] == 413
+    for more in (b"Content-Length: 3", b"Transfer-Encoding: chunked"):  # whose end is in doubt
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as doubtful:
+            head = b"POST /embed HTTP/1.1\r\nContent-Length: 2\r\n" + more
+            doubtful.sendall(head + b"\r\n\r\n{}")
+            doubtful.shutdown(socket.SHUT_WR)
+            assert doubtful.recv(100).startswith(b"HTTP/1.1 411")
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", "/embed", iter([b"x"]), {"Transfer-Encoding": "chunked"})
     assert connection.getresponse().status == 411
@@ -151,21 +157,23 @@ def test_what_has_come_in_is_answered_before_the_end(
     assert ended.seconds < 20
 
 
-def test_a_request_that_waits_when_the_signal_comes(tiny_bundle: Path) -> None:
-    """The Batcher still waits for others with it: the end does not."""
-    running = Running(tiny_bundle, wait_ms=3000)
-    got: list[tuple[int, Any]] = []
-    client = threading.Thread(
-        target=lambda: got.append(ask(running.port, b'{"texts": ["x", "y"]}'))
-    )
-    client.start()
-    time.sleep(0.5)
-    running.process.send_signal(signal.SIGTERM)
-    client.join()
+def test_a_request_that_has_begun_when_the_signal_comes(tiny_bundle: Path) -> None:
+    """Its body is still to come, and the Batcher waits for others: neither is cut off."""
+    running = Running(tiny_bundle, wait_ms=500)
+    body = b'{"texts": ["x", "y"]}'
+    connection = socket.create_connection(("127.0.0.1", running.port), timeout=60)
+    with connection, connection.makefile("rb") as answer:
+        head = f"POST /embed HTTP/1.1\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert answer.readline().startswith(b"HTTP/1.1 100")
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        connection.sendall(body)
+        assert answer.readline() == b"\r\n"
+        assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+        content = answer.read().partition(b"\r\n\r\n")[2]
+    assert len(json.loads(content)["embeddings"]) == 2
     assert running.end() == 143
-    ((status, answer),) = got
-    assert status == 200
-    assert len(answer["embeddings"]) == 2
 
 
 def test_a_bundle_that_is_none_is_one_line(tmp_path: Path) -> None:
