@@ -33,6 +33,7 @@ REAL_OR_MANY = {"minilm_source", "minilm_fp32", "export_encoder", "outlier_fp32"
 """Fixtures that export the real model, or every architecture."""
 COMMANDS = (
     "benchmarks",
+    "bundle/sharing/test_after_publishing.py",
     "flow/test_cached_runs.py",
     "flow/test_cli.py",
     "flow/test_sweep.py",

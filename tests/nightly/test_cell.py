@@ -63,6 +63,7 @@ def test_state(
     assert "python -m pipeline model=custom model.name=a" in status.command
 
 
+@pytest.mark.slow
 def test_timeout_ends_the_whole_group(tmp_path: Path) -> None:
     directory = stand_in.make_cell(tmp_path, "hang", timeout_s=3)
     with Stop() as stopping:

@@ -94,6 +94,7 @@ def test_without_a_fused_graph(tiny_bundle: Path, gpu: None) -> None:
         load(tiny_bundle, "onnxruntime_cuda")
 
 
+@pytest.mark.slow
 def test_a_gpu_says_nothing_about_the_fastest_on_cpus(
     tiny_source: SourceModel, tiny_fp32: OnnxModel, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
 }
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("how", BROKEN)
 def test_what_does_not_serve_is_not_published(
     how: str,

@@ -137,6 +137,7 @@ ENDLESS: dict[str, dict[str, Answer]] = {
 }
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("what", ENDLESS)
 def test_a_document_without_end(what: str, server: Server, tmp_path: Path) -> None:
     server.answers |= ENDLESS[what]
