@@ -39,6 +39,7 @@ COMMANDS = (
     "flow/test_sweep.py",
     "nightly/test_launchers.py",
     "nightly/test_night.py",
+    "quant/refine/test_simulation.py",
     "runtime/test_servers.py",
     "test_families.py",
 )

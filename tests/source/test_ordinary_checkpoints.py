@@ -44,6 +44,7 @@ def test_no_limit_is_asked_for(tmp_path: Path) -> None:
     assert resolved(saved, tmp_path / "set", max_length=20).max_length == 20
 
 
+@pytest.mark.slow
 def test_a_limit_above_the_positions_ends_at_the_positions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_configured_length_above_the_positions_is_refused(tmp_path: Path) -> N
         resolved(saved, tmp_path, max_length=100)
 
 
+@pytest.mark.slow
 def test_robertas_offset_is_no_position(tmp_path: Path) -> None:
     saved = save_tokenized(Settings(encoder="roberta", sentence={"max_seq_length": 64}), tmp_path)
     assert resolved(saved, tmp_path).max_length == POSITIONS - 2
@@ -107,6 +109,7 @@ def test_a_token_without_an_embedding_is_named(
         list(encoder.encode_iter(["a text"] * 5000 + ["<image_soft_token>"]))
 
 
+@pytest.mark.slow
 def test_where_no_token_leads_out_nothing_is_checked(tmp_path: Path) -> None:
     source = resolved(save_tokenized(Settings(), tmp_path), tmp_path)
     assert "embedding_rows" not in (source.assets / "tokenizer_config.json").read_text()

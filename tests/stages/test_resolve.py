@@ -96,6 +96,7 @@ def test_the_hub_needs_a_commit(revision: str, run: Resolve) -> None:
         run(hub_id="owner/model", revision=revision)
 
 
+@pytest.mark.slow
 @pytest.mark.many
 @pytest.mark.parametrize("pinned", [True, False])
 def test_the_commit_of_the_hub_is_recorded_and_asked_to_be_pinned(
@@ -322,6 +323,7 @@ def test_assets_hold_what_servers_read_and_no_weights(tiny_source: SourceModel) 
     assert not [name for name in files if name.endswith((".safetensors", ".bin", ".onnx"))]
 
 
+@pytest.mark.slow
 def test_assets_pad_on_the_side_that_the_loaded_tokenizer_does(
     run: Resolve, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_document_without_end(what: str, server: Server, tmp_path: Path) -> No
     assert server.sent < 64 * MOST  # what the sockets' buffers take comes on top
 
 
+@pytest.mark.slow
 def test_an_index_of_many_manifests(server: Server, tmp_path: Path) -> None:
     """Each is small enough; together they are not."""
     large = json.dumps({"layers": [], "padding": "x" * (MOST // 3)}).encode()

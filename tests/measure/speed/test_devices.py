@@ -167,6 +167,7 @@ def test_onnx_o4_needs_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert obstacle(Baseline.onnx_o4, "cuda") is None
 
 
+@pytest.mark.slow
 def test_pytorch_is_captured_once_a_shape_and_gives_its_own_vectors(
     tiny_source: SourceModel, tiny_tokenizer: Tokenizer
 ) -> None:
