@@ -43,7 +43,15 @@ def load_sentence_transformer(
             trust_remote_code=trust_remote_code,
             model_kwargs=model_kwargs,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,  # a setting that this version of the library does not know
+    ) as error:
         first = str(error).strip().split("\n")[0]
         raise ResolveError(f"{path} does not load as a Sentence Transformer: {first}") from error
     model.eval().float()

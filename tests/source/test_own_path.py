@@ -87,8 +87,8 @@ REFUSED = {
         "other tokens of a text",
     ),
     "no truncation": (Settings(sentence=call(truncation=False)), "truncation"),
-    "a limit of queries": (Settings(sentence={"query_length": 8}), "query_length=8"),
-    "a limit of documents": (Settings(sentence={"document_length": 8}), "document_length=8"),
+    "a limit of queries": (Settings(sentence={"query_length": 8}), "query_length"),
+    "a limit of documents": (Settings(sentence={"document_length": 8}), "document_length"),
 }
 
 
