@@ -34,12 +34,15 @@ REAL_OR_MANY = {"minilm_source", "minilm_fp32", "export_encoder", "outlier_fp32"
 COMMANDS = (
     "benchmarks",
     "bundle/sharing/test_after_publishing.py",
+    "engines/test_cuda_provider.py",
     "flow/test_cached_runs.py",
     "flow/test_cli.py",
     "flow/test_sweep.py",
     "nightly/test_launchers.py",
     "nightly/test_night.py",
     "quant/refine/test_simulation.py",
+    "runtime/test_hand_over.py",
+    "runtime/test_parts.py",
     "runtime/test_servers.py",
     "test_families.py",
 )
