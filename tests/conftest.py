@@ -351,6 +351,19 @@ def quantize_tiny(
 
 
 @pytest.fixture(scope="session")
+def tiny_fused(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OnnxModel:
+    """The tiny model's graph for CUDA."""
+    from pipeline.stages.fuse import fuse
+
+    return fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path_factory.mktemp("fuse") / "out")
+
+
+@pytest.fixture(scope="session")
 def tiny_int8(
     quantize_tiny: Callable[..., Graphs], tiny_fp32: OnnxModel, tiny_source: SourceModel
 ) -> Graphs:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import onnx_ir as ir
 import pytest
 from architectures import make_tokenizer
 from cuda_library import run_on_library
-from families import FAMILIES, Family, save_family
+from families import FAMILIES, TRANSFORMERS, Family, encoder_of, save_family, skip_where_older
 from more_families import MORE, ON_EVERY_COMMIT, STOPS
 
 from pipeline.config import (
@@ -53,7 +52,6 @@ from pipeline.text.tokens import TokenBatch, Tokenizer
 from pipeline.vectors import row_cosines
 
 FloatArray = npt.NDArray[np.float32]
-TRANSFORMERS = int(metadata.version("transformers").partition(".")[0])
 ATTENTION = ("Attention", "MultiHeadAttention")
 Record = Callable[[str, object], None]
 
@@ -141,22 +139,11 @@ class Built:
         return fuse(self.fp32, self.source, self.calibration, self.root / "fuse")
 
     def encoder(self, engine: Encoder) -> TextEncoder:
-        return TextEncoder(
-            Tokenizer(self.source.assets, max_length=self.source.max_length),
-            engine,
-            dimension=self.source.dimension,
-            prompts=dict(self.source.prompts),
-            default_prompt=self.source.default_prompt,
-        )
+        return encoder_of(self.source, engine)
 
     def cosines(self, engine: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         expected = self.reference.encode(list(texts), batch_size=8)
         return row_cosines(expected, self.encoder(engine).encode(texts, batch_size=16))
-
-
-def skip_where_older(family: Family) -> None:
-    if int(metadata.version("transformers").partition(".")[0]) < family.transformers:
-        pytest.skip(f"{family.config} needs transformers {family.transformers}")
 
 
 @pytest.fixture(scope="module")

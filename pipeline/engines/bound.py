@@ -22,7 +22,7 @@ from pipeline.engines.buckets import Buckets
 from pipeline.engines.cuda import Cuda
 from pipeline.engines.slots import Slot, make_slots, parts
 from pipeline.engines.sweep import SIZES, useful_tokens
-from pipeline.errors import MeasureError
+from pipeline.errors import MeasureError, first_line
 from pipeline.text.ragged import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,9 @@ class BoundSession:
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # onnxruntime's exceptions share no public base
-            first = str(error).strip().split("\n")[0]
-            raise MeasureError(f"ONNX Runtime could not run {shape}: {first}") from error
+            raise MeasureError(
+                f"ONNX Runtime could not run {shape}: {first_line(error)}"
+            ) from error
 
     def _graph_id(self, slot: Slot, shape: tuple[int, int]) -> int:
         """Return the number to run a shape under in a slot; a new one is captured by its run."""

@@ -17,7 +17,7 @@ from pipeline.engines.cores import usable_cores
 from pipeline.engines.cuda import Cuda, missing
 from pipeline.engines.gpu import has_cuda_driver
 from pipeline.engines.slots import SLOTS
-from pipeline.errors import MeasureError
+from pipeline.errors import MeasureError, first_line
 from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base
-        first = str(error).strip().split("\n")[0]
-        raise MeasureError(f"ONNX Runtime cannot open {path}: {first}") from error
+        raise MeasureError(f"ONNX Runtime cannot open {path}: {first_line(error)}") from error
 
 
 class OnnxRuntimeEncoder:
@@ -167,8 +166,9 @@ def _open_on_cuda(path: Path, threads: int) -> tuple[ort.InferenceSession, Bound
     try:
         session.run(None, _one_token().feed([i.name for i in session.get_inputs()]))
     except Exception as error:  # onnxruntime's exceptions share no public base
-        first = str(error).strip().split("\n")[0]
-        log.warning("ONNX Runtime cannot run %s on CUDA, the CPU does: %s", path.name, first)
+        log.warning(
+            "ONNX Runtime cannot run %s on CUDA, the CPU does: %s", path.name, first_line(error)
+        )
         session = open_session(path, threads=threads)
     return session, None
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from pipeline.config import Device
 from pipeline.contracts import GRAPH_INPUTS, SourceModel
-from pipeline.errors import ConfigError, ResolveError
+from pipeline.errors import ConfigError, ResolveError, first_line
 from pipeline.text.tokens import TokenBatch
 
 
@@ -52,8 +52,9 @@ def load_sentence_transformer(
         SafetensorError,
         TypeError,  # a setting that this version of the library does not know
     ) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ResolveError(f"{path} does not load as a Sentence Transformer: {first}") from error
+        raise ResolveError(
+            f"{path} does not load as a Sentence Transformer: {first_line(error)}"
+        ) from error
     model.eval().float()
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):

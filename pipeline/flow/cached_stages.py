@@ -205,15 +205,7 @@ def cast(
 
         return cast(fp32, model.source, texts, out, keep=keep)
 
-    parts = {
-        "code": code_sha256("pipeline.stages.cast"),
-        **_model(model),
-        "fp32 graph": fp32.sha256,
-        "calibration text": digest(list(texts)),
-        "precision settings": digest(list(keep)),
-        "versions": versions(PACKAGES["cast"]),
-    }
-    half = stages.run("cast", OnnxModel, parts, make)
+    half = stages.run("cast", OnnxModel, _cast_parts(model, fp32, keep, texts), make)
     return Graphs(portable=half, buildable=half)
 
 
@@ -231,7 +223,11 @@ def cast_bf16(
 
         return cast_bf16(fp32, model.source, texts, out, keep=keep)
 
-    parts = {
+    return stages.run("cast_bf16", Graphs, _cast_parts(model, fp32, keep, texts), make)
+
+
+def _cast_parts(model: Model, fp32: OnnxModel, keep: Sequence[str], texts: Sequence[str]) -> Parts:
+    return {
         "code": code_sha256("pipeline.stages.cast"),
         **_model(model),
         "fp32 graph": fp32.sha256,
@@ -239,7 +235,6 @@ def cast_bf16(
         "precision settings": digest(list(keep)),
         "versions": versions(PACKAGES["cast"]),
     }
-    return stages.run("cast_bf16", Graphs, parts, make)
 
 
 def quantize(

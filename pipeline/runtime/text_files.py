@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EncodeError
+from pipeline.errors import EncodeError, first_line
 from pipeline.text.lines import Lines, RecordError, lines_of, open_lines
 from pipeline.text.records import Record, read_csv, read_jsonl, take_text
 
@@ -153,8 +153,7 @@ def _read_parquet(source: TextSource) -> Iterator[Chunk]:
                 yield Chunk(texts=texts, kept={name: batch.column(name) for name in source.keep})
                 start += len(texts)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise EncodeError(f"{source.path}: not readable as parquet: {first}") from error
+        raise EncodeError(f"{source.path}: not readable as parquet: {first_line(error)}") from error
 
 
 def _check_columns(schema: Any, columns: Sequence[str], source: TextSource) -> None:

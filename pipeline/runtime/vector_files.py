@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import EncodeError
+from pipeline.errors import EncodeError, first_line
 from pipeline.files import discard
 from pipeline.runtime.text_files import import_arrow
 
@@ -211,8 +211,8 @@ class ParquetWriter:
         try:
             column = arrow.array(values, type=wanted)
         except arrow.ArrowException as error:
-            first = str(error).strip().split("\n")[0]
             raise EncodeError(
-                f"column {name!r} holds values of several types ({first}); leave it out of --keep"
+                f"column {name!r} holds values of several types ({first_line(error)}); "
+                "leave it out of --keep"
             ) from error
         return column.cast(arrow.string()) if arrow.types.is_null(column.type) else column

@@ -91,8 +91,10 @@ def _check_padding(reference: TorchEncoder, source: SourceModel, texts: Sequence
     """
     tokenizer = open_tokenizer(source)
     rows = tokenize(source, tokenizer, ["a first text", *texts[:16]])[:4]
-    alone = np.concatenate([reference.encode(tokenizer.pad([row])) for row in rows])
-    padded = reference.encode(tokenizer.pad(rows, length=source.max_length))
+    alone, padded = (
+        np.concatenate([reference.encode(tokenizer.pad([row], length=n)) for row in rows])
+        for n in (None, source.max_length)  # one at a time: together they are the largest batch
+    )
     cosine = float(row_cosines(alone, padded).min())
     if cosine < MIN_PADDED_COSINE:
         raise ExportError(

@@ -1,31 +1,19 @@
 """A graph for CUDA in ONNX Runtime's real CUDA provider, on top of a stand-in for CUDA itself."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cuda_library import build_library, run_on_library, run_python, skip_without_provider
 
-from pipeline.contracts import OnnxModel, SourceModel
-from pipeline.stages.fuse import fuse
+from pipeline.contracts import OnnxModel
 
 SHAPES = [(2, length) for length in range(8, 24)]
 
 
-@pytest.fixture(scope="module")
-def fused(
-    tiny_fp32: OnnxModel,
-    tiny_source: SourceModel,
-    calibration_texts: Sequence[str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> OnnxModel:
-    return fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path_factory.mktemp("fuse") / "out")
-
-
-def test_graphs_are_captured_while_threads_copy(cuda_library: Path, fused: OnnxModel) -> None:
+def test_graphs_are_captured_while_threads_copy(cuda_library: Path, tiny_fused: OnnxModel) -> None:
     """ONNX Runtime captures in the mode that forbids other threads much of CUDA meanwhile."""
-    said, calls = run_on_library(cuda_library, fused.path, SHAPES)
+    said, calls = run_on_library(cuda_library, tiny_fused.path, SHAPES)
     assert said["providers"][0] == "CUDAExecutionProvider"
     assert said["graphs"] == len(SHAPES)
     begun = [call for call in calls if call.name == "cudaStreamBeginCapture"]
@@ -39,10 +27,10 @@ def test_graphs_are_captured_while_threads_copy(cuda_library: Path, fused: OnnxM
 
 
 def test_a_capture_that_another_library_spoils_ends_graphs_alone(
-    cuda_library: Path, fused: OnnxModel
+    cuda_library: Path, tiny_fused: OnnxModel
 ) -> None:
     said, calls = run_on_library(
-        cuda_library, fused.path, SHAPES[:4], CUDA_LIBRARY_BROKEN_CAPTURES="1"
+        cuda_library, tiny_fused.path, SHAPES[:4], CUDA_LIBRARY_BROKEN_CAPTURES="1"
     )
     assert said["graphs"] == 0
     ends = [call.detail for call in calls if call.name == "cudaStreamEndCapture"]
@@ -60,11 +48,11 @@ print(OnnxRuntimeEncoder(Path(sys.argv[1]), cuda=True).device)
 
 @pytest.mark.parametrize(("cudnn", "device"), [(True, "cuda"), (False, "cpu")])
 def test_without_cudnn_the_cpu_runs_and_says_why(
-    cudnn: bool, device: str, fused: OnnxModel, tmp_path: Path
+    cudnn: bool, device: str, tiny_fused: OnnxModel, tmp_path: Path
 ) -> None:
     """The provider opens the graph all the same, and fails at the first attention."""
     skip_without_provider()
     library = build_library(tmp_path, cudnn=cudnn)
-    said, warned = run_python(library, ["-c", OPEN, str(fused.path)])
+    said, warned = run_python(library, ["-c", OPEN, str(tiny_fused.path)])
     assert said.split() == [device]
     assert ("cuDNN is unavailable" in warned) is not cudnn

@@ -18,7 +18,6 @@ from pipeline.errors import MeasureError
 from pipeline.measure.speed.grid import full_batch
 from pipeline.measure.speed.profile import count_kernels
 from pipeline.runtime.encoder import TextEncoder
-from pipeline.stages.fuse import fuse
 from pipeline.text.tokens import Tokenizer, TokenRow
 from pipeline.vectors import row_cosines
 
@@ -32,20 +31,9 @@ SHAPES = [(1, 4), (1, 4), (1, 4), (3, 16), (3, 16), (4, 16), (17, 40), (17, 40),
 
 
 @pytest.fixture(scope="module")
-def fused(
-    tiny_fp32: OnnxModel,
-    tiny_source: SourceModel,
-    calibration_texts: Sequence[str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> OnnxModel:
-    """The tiny model's graph for CUDA."""
-    return fuse(tiny_fp32, tiny_source, calibration_texts, tmp_path_factory.mktemp("fuse") / "out")
-
-
-@pytest.fixture(scope="module")
-def encoder(fused: OnnxModel) -> OnnxRuntimeEncoder:
+def encoder(tiny_fused: OnnxModel) -> OnnxRuntimeEncoder:
     """It on the GPU."""
-    opened = OnnxRuntimeEncoder(fused.path, cuda=True)
+    opened = OnnxRuntimeEncoder(tiny_fused.path, cuda=True)
     assert opened.device == "cuda"
     assert opened.lanes == SLOTS
     return opened
@@ -95,8 +83,8 @@ def test_text_of_all_lengths_and_paddings(
         assert row_cosines(expected, observed).min() >= 0.9999
 
 
-def test_graphs_are_captured_and_replayed(fused: OnnxModel, rows: Sequence[TokenRow]) -> None:
-    session = open_session(fused.path, cuda=True, graphs=True)
+def test_graphs_are_captured_and_replayed(tiny_fused: OnnxModel, rows: Sequence[TokenRow]) -> None:
+    session = open_session(tiny_fused.path, cuda=True, graphs=True)
     bound = BoundSession(session, Cuda(), graphs=True, tokens=MOST_TOKENS)
     first = [bound.encode(full_batch(rows, 2, n)) for n in range(2, 20)]
     assert bound.graphs == 0
@@ -116,15 +104,15 @@ def test_threads(encoder: OnnxRuntimeEncoder, rows: Sequence[TokenRow]) -> None:
 
 
 def test_everything_that_computes_runs_on_the_gpu(
-    fused: OnnxModel, rows: Sequence[TokenRow]
+    tiny_fused: OnnxModel, rows: Sequence[TokenRow]
 ) -> None:
-    seen = count_kernels(fused.path, full_batch(rows, 4, 32))
+    seen = count_kernels(tiny_fused.path, full_batch(rows, 4, 32))
     assert seen["operators"]["Attention"] == 2
     assert not {"Attention", "MatMul", "SkipLayerNormalization"} & set(seen["elsewhere"])
 
 
-def test_more_memory_than_there_is(fused: OnnxModel) -> None:
-    session = open_session(fused.path, cuda=True)
+def test_more_memory_than_there_is(tiny_fused: OnnxModel) -> None:
+    session = open_session(tiny_fused.path, cuda=True)
     with pytest.raises(MeasureError, match="CUDA: cudaMalloc: "):
         BoundSession(session, Cuda(), graphs=False, tokens=1 << 40)
 

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from architectures import COMMON, make_tokenizer
-from families import FAMILIES, Family, modules, save_family
+from families import FAMILIES, Family, encoder_of, modules, save_family, skip_where_older
 
 from pipeline.config import Exporter, ModelConfig
 from pipeline.contracts import OnnxModel, SourceModel
@@ -22,7 +21,6 @@ from pipeline.stages.export import export
 from pipeline.stages.fuse import fuse
 from pipeline.stages.resolve import resolve
 from pipeline.text.datasets import Dataset
-from pipeline.text.tokens import Tokenizer
 from pipeline.vectors import FloatArray, row_cosines
 
 pytestmark = [
@@ -57,13 +55,7 @@ class Opened:
     expected: FloatArray
 
     def encoder(self) -> TextEncoder:
-        return TextEncoder(
-            Tokenizer(self.source.assets, max_length=self.source.max_length),
-            self.engine,
-            dimension=self.source.dimension,
-            prompts=dict(self.source.prompts),
-            default_prompt=self.source.default_prompt,
-        )
+        return encoder_of(self.source, self.engine)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -75,8 +67,7 @@ def opened(
 ) -> Opened:
     name: str = request.param
     family = MODELS[name]
-    if int(metadata.version("transformers").partition(".")[0]) < family.transformers:
-        pytest.skip(f"{family.config} came with transformers {family.transformers}")
+    skip_where_older(family)
     root = tmp_path_factory.mktemp(name)
     directory = save_family(family, make_tokenizer(sample.calibration), root)
     if name == LONG:

@@ -4,12 +4,21 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from architectures import COMMON, HIDDEN, MAX_LENGTH, MIDDLE
+
+from pipeline.contracts import SourceModel
+from pipeline.engines import Encoder
+from pipeline.runtime import TextEncoder
+from pipeline.text.source_text import open_tokenizer
+
+TRANSFORMERS = int(metadata.version("transformers").partition(".")[0])
+"""Its major version."""
 
 Modules = Callable[[], Sequence[Any]]
 
@@ -165,6 +174,23 @@ FAMILIES = {
         config=BERT, settings=COMMON, chain=pooled("mean"), saved={"truncate_dim": 12}
     ),
 }
+
+
+def skip_where_older(family: Family) -> None:
+    """Skip a test of an encoder that this version of transformers does not have."""
+    if family.transformers > TRANSFORMERS:
+        pytest.skip(f"{family.config} needs transformers {family.transformers}")
+
+
+def encoder_of(source: SourceModel, engine: Encoder) -> TextEncoder:
+    """Put an engine behind a model's own tokenizer and prompts."""
+    return TextEncoder(
+        open_tokenizer(source),
+        engine,
+        dimension=source.dimension,
+        prompts=dict(source.prompts),
+        default_prompt=source.default_prompt,
+    )
 
 
 def save_family(family: Family, tokenizer: Any, root: Path) -> Path:

@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import encoder_of
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF_DIR, Exporter, ModelConfig, PrecisionConfig
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.runtime import TextEncoder
 from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.stages.resolve import resolve
 from pipeline.text.datasets import Dataset
-from pipeline.text.source_text import open_tokenizer
 from pipeline.vectors import FloatArray, row_cosines
 
 HERE = Path(__file__).parent
@@ -122,14 +121,7 @@ def with_pooling(directory: Path, pooling: str, to: Path) -> Path:
 def encode(made: Made, texts: Sequence[str], prompt: str = "") -> FloatArray:
     """Return what the graph makes of texts behind ``prompt``, never the model's default one."""
     source, graph = made
-    encoder = TextEncoder(
-        open_tokenizer(source),
-        OnnxRuntimeEncoder(graph.path),
-        dimension=source.dimension,
-        prompts=dict(source.prompts),
-        default_prompt=source.default_prompt,
-    )
-    return encoder.encode(texts, prompt=prompt)
+    return encoder_of(source, OnnxRuntimeEncoder(graph.path)).encode(texts, prompt=prompt)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
+from graph_types import infer_types
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.config import NumericType
@@ -103,16 +104,6 @@ class HalfArithmetic:
 @pytest.fixture
 def encoder(fp16: OnnxModel) -> HalfArithmetic:
     return HalfArithmetic(fp16)
-
-
-def infer_types(model: OnnxModel) -> tuple[onnx.GraphProto, Mapping[str, int]]:
-    """Return the graph and each tensor's type, inferred from the inputs and initializers only."""
-    proto = onnx.load(model.path)
-    del proto.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 # The types in the graph

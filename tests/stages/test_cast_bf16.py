@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from graph_types import infer_types
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.config import NumericType
@@ -40,23 +41,13 @@ def graphs(
     return cast_bf16(tiny_fp32, tiny_source, calibration_texts, out_dir)
 
 
-def types_of(model: OnnxModel) -> tuple[onnx.GraphProto, dict[str, int]]:
-    """Return the graph and each tensor's type, inferred from inputs and initializers alone."""
-    proto = onnx.load(model.path)
-    del proto.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
-
-
 def bf16(values: Any) -> FloatArray:
     rounded: FloatArray = np.asarray(values, np.float32).astype(ml_dtypes.bfloat16)
     return rounded.astype(np.float32)
 
 
 def test_engines_get_bf16_gemms_and_fp32_norms(graphs: Graphs, tiny_fp32: OnnxModel) -> None:
-    graph, types = types_of(graphs.buildable)
+    graph, types = infer_types(graphs.buildable)
     gemms = [node for node in graph.node if node.op_type == "MatMul"]
     assert len(gemms) == 16
     assert {types[name] for node in gemms for name in (*node.input, *node.output)} == {BFLOAT}
@@ -74,7 +65,7 @@ def test_weights_are_bf16_in_both_files(graphs: Graphs, tiny_fp32: OnnxModel) ->
 
 
 def test_the_form_for_cpus_computes_nothing_in_bf16(graphs: Graphs) -> None:
-    graph, types = types_of(graphs.portable)
+    graph, types = infer_types(graphs.portable)
     computing = [n for n in graph.node if n.op_type in ("MatMul", "Add", "Mul", "Gelu", "Div")]
     assert computing
     assert BFLOAT not in {types[name] for n in computing for name in (*n.input, *n.output)}
@@ -189,7 +180,7 @@ def test_the_residual_stream_stays_in_fp32_where_text_needs_it(
     wide = cast_bf16(tiny_fp32, tiny_source, calibration_texts, tmp_path / "out")
     counts = []
     for model in (graphs.buildable, wide.buildable):
-        graph, types = types_of(model)
+        graph, types = infer_types(model)
         made = {name for node in graph.node for name in node.output}
         sums = [n for n in graph.node if n.op_type == "Add" and made.issuperset(n.input)]
         counts.append(sum(types[n.output[0]] == FLOAT for n in sums))
