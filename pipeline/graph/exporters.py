@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -16,6 +17,8 @@ from pipeline.config import Exporter
 from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT, SourceModel
 from pipeline.engines.torch import encoder_name, load_sentence_transformer
 from pipeline.errors import ExportError
+from pipeline.graph.copied_sizes import copy_sizes
+from pipeline.graph.files import prune
 
 OPSET = 20
 """The first opset with Gelu as one op; ONNX Runtime and TensorRT 10.13+ read it."""
@@ -47,18 +50,23 @@ class _Wrapper(torch.nn.Module):
         return features[GRAPH_OUTPUT]
 
 
-def _export_torch(source: SourceModel) -> ir.Model:
-    """Export with torch's dynamo exporter.
+def _load_eager(source: SourceModel) -> Any:
+    """Load the model with attention in its eager form.
 
-    Attention runs in its eager form here: it exports as MatMul, Softmax, MatMul, which TensorRT
-    and ONNX Runtime both fuse, where the scaled-dot-product form adds shape arithmetic.
+    It exports as MatMul, Softmax, MatMul, which TensorRT and ONNX Runtime both fuse, where the
+    scaled-dot-product form adds shape arithmetic.
     """
-    model = load_sentence_transformer(
+    return load_sentence_transformer(
         source.path,
         device="cpu",
         trust_remote_code=source.trust_remote_code,
         attention="eager",
     )
+
+
+def _export_torch(source: SourceModel) -> ir.Model:
+    """Export with torch's dynamo exporter."""
+    model = _load_eager(source)
     tokens = model.tokenizer(["a first sentence", "another, longer than that"], padding=True)
     names = [name for name in GRAPH_INPUTS if name in tokens]
     arrays = tuple(torch.tensor(tokens[name]) for name in names)
@@ -85,30 +93,28 @@ def _export_torch(source: SourceModel) -> ir.Model:
 def _export_optimum(source: SourceModel) -> ir.Model:
     """Export with optimum-onnx, then fold its Constant nodes and drop ``token_embeddings``."""
     try:
-        from optimum.exporters.onnx import main_export
+        from optimum.exporters.onnx import onnx_export_from_model
     except ImportError as error:
         raise ExportError(
             f"exporter=optimum: {error}; install the extra that has it (pip install -c "
             "constraints-optimum.txt -e '.[optimum]', which brings transformers 4), or set "
             "exporter=torch"
         ) from error
+    from onnx_ir.passes.common import ShapeInferencePass
     from onnxscript import optimizer
 
+    model = _load_eager(source)
     with tempfile.TemporaryDirectory() as directory:
         try:
             with _quiet():
-                main_export(
-                    str(source.path),
+                onnx_export_from_model(
+                    model,
                     directory,
                     task="feature-extraction",
-                    library_name="sentence_transformers",
                     opset=OPSET,
                     device="cpu",
-                    dtype="fp32",
                     do_validation=False,
                     no_post_process=True,
-                    local_files_only=True,
-                    trust_remote_code=source.trust_remote_code,
                 )
         except Exception as error:  # optimum re-raises whatever transformers raises
             raise ExportError(_refusal("optimum", source, error)) from error
@@ -117,6 +123,9 @@ def _export_optimum(source: SourceModel) -> ir.Model:
     for output in [o for o in graph.graph.outputs if o.name != GRAPH_OUTPUT]:
         graph.graph.outputs.remove(output)
     optimizer.optimize(graph)
+    ShapeInferencePass(data_prop=True)(graph)  # heads' sizes stand behind shape arithmetic
+    if copy_sizes(graph.graph):
+        prune(graph)
     return graph
 
 

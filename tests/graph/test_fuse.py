@@ -52,9 +52,15 @@ def test_the_same_vectors_alone_and_padded(
         np.testing.assert_allclose(after.encode(batch), before.encode(batch), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_block_of_attention_is_one_operator(name: str, export_encoder: ExportEncoder) -> None:
-    source, model = export_encoder(name, Exporter.torch)
+BLOCKS = [(name, Exporter.torch) for name in ARCHITECTURES]
+BLOCKS += [(name, Exporter.optimum) for name in ("bert", "mpnet", "distilbert", "modernbert")]
+
+
+@pytest.mark.parametrize(("name", "exporter"), BLOCKS)
+def test_every_block_of_attention_is_one_operator(
+    name: str, exporter: Exporter, export_encoder: ExportEncoder
+) -> None:
+    source, model = export_encoder(name, exporter)
     graph = load_graph(model)
     expected = 0 if name == "modernbert" else LAYERS  # rotary and local attention stay
     assert fuse_attention(graph, source.max_length) == (expected, LAYERS)

@@ -195,7 +195,10 @@ def test_an_exporter_that_fails_is_named_with_its_words_and_the_other_one(
 
     other = next(choice for choice in Exporter if choice is not exporter)
     skip_without(exporter)
-    functions = {"torch": "torch.onnx.export", "optimum": "optimum.exporters.onnx.main_export"}
+    functions = {
+        Exporter.torch: "torch.onnx.export",
+        Exporter.optimum: "optimum.exporters.onnx.onnx_export_from_model",
+    }
     monkeypatch.setattr(functions[exporter], fail)
     with pytest.raises(ExportError) as caught:
         export(tiny_source, exporter, ["a text"], tmp_path / "out")
