@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.source.chain import REASONS
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
@@ -30,6 +32,7 @@ CHECKS = {
     "test_attention_is_one_operator_only_where_the_mask_is_padding": "attention",
     "test_the_rewrites_for_engines_are_exact": "engine forms",
     "test_pytorch_runs_the_graph_for_reconstruction_and_targets": "int8_max",
+    "test_what_no_graph_can_hold_stops_at_export_by_its_name": "stops",
 }
 Outcomes = dict[str, dict[str, dict[str, Any]]]
 """By family and check: ``outcome``, ``reason`` and the check's own figures."""
@@ -77,8 +80,8 @@ def read_outcomes(path: Path) -> Outcomes:
     return outcomes
 
 
-def make_table(families: Mapping[str, Any], outcomes: Outcomes) -> str:
-    """Return the table of the families whose export was checked."""
+def make_table(families: Mapping[str, Any], stopping: Mapping[str, Any], outcomes: Outcomes) -> str:
+    """Return the table of the families whose export was checked, and of those that stop there."""
     heads = (
         "| family | encoder | pooling | padding | fp32 | fp16: lowest cosine "
         "| int8: mean cosine, GEMMs | OpenVINO | for CUDA | RTX plan of int8 "
@@ -89,7 +92,23 @@ def make_table(families: Mapping[str, Any], outcomes: Outcomes) -> str:
         seen = outcomes.get(name, {})
         if "fp32" in seen:
             lines.append(_row(name, family, seen))
+    for name, family in stopping.items():
+        stops = outcomes.get(name, {}).get("stops", {})
+        if "stops" in stops:
+            lines.append(_stopped(f"`{name}`", _encoder(family), stops["stops"]))
+    for module in ("StaticEmbedding", "CLIPModel"):
+        lines.append(_stopped(f"module {module}", "", REASONS[module]))
     return "\n".join(lines)
+
+
+def _encoder(family: Any) -> str:
+    return str(family.config.removesuffix("Config"))
+
+
+def _stopped(name: str, encoder: str, reason: str) -> str:
+    words = reason.replace("|", "/").split("; ")[0]
+    cells = [name, encoder, "", "", f"**stops**: {words}", *[""] * 6]
+    return f"| {' | '.join(cells)} |"
 
 
 def _row(name: str, family: Any, seen: Mapping[str, Mapping[str, Any]]) -> str:
@@ -100,7 +119,7 @@ def _row(name: str, family: Any, seen: Mapping[str, Mapping[str, Any]]) -> str:
     plan = "built" if figure("RTX plan", "attention") == "fused" else "built, attention in parts"
     cells = [
         f"`{name}`",
-        family.config.removesuffix("Config"),
+        _encoder(family),
         ", ".join(_describe(module) for module in family.chain()),
         family.padding,
         _cell(seen, "equal", "fp32", "padding", "engine forms", "int8_max"),
@@ -152,15 +171,16 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     from families import FAMILIES
-    from more_families import MORE
+    from more_families import MORE, STOPS
 
     families = FAMILIES | MORE
     code = 0
     if not arguments.page_only:
-        names = arguments.family or list(families)
-        unknown = sorted(set(names) - set(families))
+        known = [*families, *STOPS]
+        names = arguments.family or known
+        unknown = sorted(set(names) - set(known))
         if unknown:
-            parser.error(f"{', '.join(unknown)}: not among {', '.join(families)}")
+            parser.error(f"{', '.join(unknown)}: not among {', '.join(known)}")
         chosen = " or ".join(f"[{name}]" for name in names)
         code = int(
             pytest.main(
@@ -171,7 +191,7 @@ def main() -> int:
                 plugins=[Recorder(arguments.results)],
             )
         )
-    write_page(make_table(families, read_outcomes(arguments.results)))
+    write_page(make_table(families, STOPS, read_outcomes(arguments.results)))
     return code
 
 

@@ -63,6 +63,7 @@ class DatasetFormat(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     beir = "beir"
+    mteb = "mteb"
 
 
 class EngineChoice(StrEnum):
@@ -147,7 +148,7 @@ class PrecisionConfig:
 
 @dataclass
 class DatasetConfig:
-    """Text to calibrate and validate on; columns matter for ``jsonl`` and ``csv`` only."""
+    """Text to calibrate and validate on; columns are of ``jsonl`` and ``csv``."""
 
     name: str = MISSING
     format: DatasetFormat = MISSING
@@ -159,6 +160,8 @@ class DatasetConfig:
     sentence2_column: str | None = None
     score_column: str | None = None
     split: str = "test"
+    task: str | None = None
+    subset: str | None = None
     calibration_fraction: float = 0.0
 
 

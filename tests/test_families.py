@@ -386,12 +386,17 @@ def test_a_tensorrt_rtx_plan_runs_what_int8_says(
     "name", [pytest.param(n, marks=() if n == "fnet" else pytest.mark.whole) for n in STOPS]
 )
 def test_what_no_graph_can_hold_stops_at_export_by_its_name(
-    name: str, sample: Dataset, calibration_texts: Sequence[str], tmp_path: Path
+    name: str,
+    sample: Dataset,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+    record_property: Record,
 ) -> None:
     skip_where_older(STOPS[name])
     directory = save_family(STOPS[name], make_tokenizer(sample.calibration), tmp_path)
     source = resolve(ModelConfig(name=name, directory=str(directory)), tmp_path / "resolve")
     encoder = STOPS[name].config.replace("Config", "Model")
     reason = rf"cannot export .*\({encoder} → Pooling → Normalize\)|{encoder}.* padded to 48"
-    with pytest.raises(ExportError, match=reason):
+    with pytest.raises(ExportError, match=reason) as caught:
         export(source, Exporter.torch, calibration_texts, tmp_path / "export")
+    record_property("stops", str(caught.value).replace(source.location, name))

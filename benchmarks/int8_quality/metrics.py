@@ -29,7 +29,7 @@ class Lookup:
         self._row = {text: i for i, text in enumerate(texts)}
         self._vectors = vectors
 
-    def __call__(self, texts: Sequence[str]) -> FloatArray:
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:  # noqa: ARG002  made before
         """Return the embeddings of ``texts``, ``[n, dim]``."""
         return self._vectors[[self._row[text] for text in texts]]
 

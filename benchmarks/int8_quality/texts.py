@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import DatasetConfig, DatasetFormat
-from pipeline.text.datasets import Retrieval, ScoredPairs, load_dataset, spread
+from pipeline.text.datasets import load_dataset, spread
+from pipeline.text.labelled import Retrieval, ScoredPairs
 
 DOCUMENTS = 500
 

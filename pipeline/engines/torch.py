@@ -116,12 +116,17 @@ class TorchEncoder:
         """Return the embeddings of a batch, float32 ``[batch, dim]``."""
         return run_modules(self.model, batch, self.device)[:, : self.dimension]
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-        """Return what ``SentenceTransformer.encode`` makes of texts, float32 ``[n, dim]``."""
+    def encode_texts(
+        self, texts: Sequence[str], batch_size: int, prompt: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return what ``SentenceTransformer.encode`` makes of texts, float32 ``[n, dim]``.
+
+        ``prompt`` None: the model's default.
+        """
         result: npt.NDArray[np.float32] = self.model.encode(
             list(texts),
             batch_size=batch_size,
-            prompt=self._prefix,
+            prompt=self._prefix if prompt is None else prompt,
             truncate_dim=self.dimension,
             show_progress_bar=False,
         )

@@ -48,10 +48,12 @@ class OwnPath:
 
     engine: TorchEncoder
     tokenizer: Tokenizer
+    prompts: Mapping[str, str]
+    default_prompt: str | None
 
-    def encode(self, texts: Sequence[str], batch_size: int) -> FloatArray:
+    def encode(self, texts: Sequence[str], batch_size: int, *, prompt: str) -> FloatArray:
         """Return the embeddings, float32 ``[n, dim]``."""
-        return self.engine.encode_texts(texts, batch_size)
+        return self.engine.encode_texts(texts, batch_size, prompt)
 
 
 def set_up(
@@ -66,7 +68,12 @@ def set_up(
     reference = TorchEncoder(source, device=config.device)
     texts = spread(dataset.evaluation, config.max_sentences)
     check_rows(reference.model, tokenizer, texts, source.prefix, source.location)
-    own = OwnPath(engine=reference, tokenizer=tokenizer)
+    own = OwnPath(
+        engine=reference,
+        tokenizer=tokenizer,
+        prompts=source.prompts,
+        default_prompt=source.default_prompt,
+    )
     expected = expect(
         own,
         texts,

@@ -66,7 +66,14 @@ def power(value: float) -> str:
 
 def metric(name: str) -> str:
     """Return a task metric's name as people write it: recall@10, nDCG@10, Spearman."""
-    known = {"ndcg": "nDCG", "mrr": "MRR", "spearman": "Spearman"}
+    known = {
+        "ndcg": "nDCG",
+        "mrr": "MRR",
+        "map": "MAP",
+        "hit_rate": "hit rate",
+        "spearman": "Spearman",
+        "cosine_ap": "average precision",
+    }
     head, _, cut = name.partition("_at_")
     return known.get(head, head) + (f"@{cut}" if cut else "")
 

@@ -12,7 +12,7 @@ from pipeline.errors import ExportError
 
 _TEXT = {"text", "message"}
 _EXPORTED = {"Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
-_REASONS = {
+REASONS = {
     "BoW": "it takes counts of words, not token ids",
     "StaticEmbedding": "it takes texts joined to one row with offsets, not a padded batch",
     "WordEmbeddings": "it splits text with a tokenizer that has no tokenizer.json",
@@ -24,6 +24,7 @@ _REASONS = {
     "CLIPModel": "it takes images as well as text",
     "WeightedLayerPooling": "it takes the output of every layer, which export does not ask for",
 }
+"""Why a module of Sentence Transformers stops a run, by its class."""
 
 
 def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -> None:
@@ -56,7 +57,7 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
                 f"{location}: module {index}, Dense, has the activation {activation}: Sentence "
                 "Transformers takes Tanh in its place unless model.trust_remote_code=true"
             )
-        reason = _REASONS.get(name) if ours else None
+        reason = REASONS.get(name) if ours else None
         reason = reason or "export knows no such module, and would not know what it leaves out"
         raise ExportError(
             f"{location}: module {index} is {name} ({kind}): {reason}; "

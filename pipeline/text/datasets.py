@@ -8,13 +8,15 @@ calibration, since variety matters more there than domain.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.text.labelled import Labelled, Retrieval, ScoredPairs, Task
+from pipeline.text.mteb_tasks import read_mteb_task
 from pipeline.text.readers import read_beir, read_records
 from pipeline.text.splits import calibrates, connected
 
@@ -22,33 +24,6 @@ Item = TypeVar("Item")
 
 MIN_EVALUATION = 12
 """Fewer sentences than this have no ten neighbours to compare."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredPairs:
-    """Sentence pairs with a human score of how similar they are."""
-
-    name: str
-    pairs: tuple[tuple[str, str], ...]
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieval:
-    """Queries, documents, and for each query the gain (1 or more) of relevant document indices.
-
-    ``exclude_self`` is set where queries are documents too (paraphrase groups).
-    """
-
-    name: str
-    metric: str
-    queries: tuple[str, ...]
-    documents: tuple[str, ...]
-    relevant: tuple[Mapping[int, int], ...]
-    exclude_self: bool = False
-
-
-Task = ScoredPairs | Retrieval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +47,6 @@ class _Row:
     kind: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Labelled:
-    """What a file of the user's gives: text for each side, tasks and kinds of the second."""
-
-    calibration: Sequence[str]
-    evaluation: Sequence[str]
-    tasks: Sequence[Task]
-    kinds: Mapping[str, str]
-
-
 def load_dataset(config: DatasetConfig) -> Dataset:
     """Read the configured text.
 
@@ -97,6 +62,10 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     sample_calibration, sample_evaluation = _read_sample()
     if config.format is DatasetFormat.sample:
         return _dataset(config, _of_sentences(config.name, sample_calibration, sample_evaluation))
+    known = [row.text for row in sample_calibration]
+    if config.format is DatasetFormat.mteb:
+        task = read_mteb_task(config.task, config.split, config.subset)
+        return _dataset(replace(config, name=task.tasks[0].name), task, known)
     if config.path is None:
         raise ConfigError(f"dataset.path is not set; dataset={config.name} reads a file of yours")
     path = Path(config.path)
@@ -104,7 +73,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         raise DatasetError(f"dataset.path={config.path}: no such file or directory")
     is_beir = config.format is DatasetFormat.beir
     own = _read_collection(path, config) if is_beir else _read_table(path, config)
-    return _dataset(config, own, [row.text for row in sample_calibration])
+    return _dataset(config, own, known)
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:
@@ -114,7 +83,7 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[i * len(items) // limit] for i in range(limit)]
 
 
-def _dataset(config: DatasetConfig, own: _Labelled, more: Sequence[str] = ()) -> Dataset:
+def _dataset(config: DatasetConfig, own: Labelled, more: Sequence[str] = ()) -> Dataset:
     """Drop repeats and keep the two sides apart; ``more`` calibrates too."""
     evaluation = tuple(dict.fromkeys(own.evaluation))
     held = set(evaluation)
@@ -161,10 +130,10 @@ def _paraphrase_task(name: str, rows: Sequence[_Row]) -> Retrieval:
     )
 
 
-def _of_sentences(name: str, calibration: Sequence[_Row], evaluation: Sequence[_Row]) -> _Labelled:
+def _of_sentences(name: str, calibration: Sequence[_Row], evaluation: Sequence[_Row]) -> Labelled:
     """Take rows as they are; groups of the second side that hold two texts make a task."""
     task = _paraphrase_task(name, evaluation)
-    return _Labelled(
+    return Labelled(
         calibration=[row.text for row in calibration],
         evaluation=[row.text for row in evaluation],
         tasks=[task] if any(task.relevant) else [],
@@ -172,7 +141,7 @@ def _of_sentences(name: str, calibration: Sequence[_Row], evaluation: Sequence[_
     )
 
 
-def _read_collection(path: Path, config: DatasetConfig) -> _Labelled:
+def _read_collection(path: Path, config: DatasetConfig) -> Labelled:
     """Read a retrieval collection; all of it validates."""
     beir = read_beir(path, config.split)
     task = Retrieval(
@@ -181,8 +150,10 @@ def _read_collection(path: Path, config: DatasetConfig) -> _Labelled:
         queries=beir.queries,
         documents=beir.documents,
         relevant=beir.relevant,
+        query_prompts=("query",),
+        document_prompts=("document",),
     )
-    return _Labelled(
+    return Labelled(
         calibration=[],
         evaluation=[*beir.queries, *beir.documents],
         tasks=[task],
@@ -190,7 +161,7 @@ def _read_collection(path: Path, config: DatasetConfig) -> _Labelled:
     )
 
 
-def _read_table(path: Path, config: DatasetConfig) -> _Labelled:
+def _read_table(path: Path, config: DatasetConfig) -> Labelled:
     """Read sentences or scored pairs."""
     kind = config.kind_column
     if config.text_column is not None:
@@ -233,7 +204,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _split_sentences(config: DatasetConfig, rows: Sequence[_Row]) -> _Labelled:
+def _split_sentences(config: DatasetConfig, rows: Sequence[_Row]) -> Labelled:
     side = [calibrates(row.group, config.calibration_fraction) for row in rows]
     calibration = [row for row, c in zip(rows, side, strict=True) if c]
     used = {row.text for row in calibration}
@@ -246,7 +217,7 @@ def _split_pairs(
     pairs: Sequence[tuple[str, str]],
     scores: Sequence[float],
     kinds: Mapping[str, str],
-) -> _Labelled:
+) -> Labelled:
     """Split pairs so that pairs with a common sentence, however remotely, stay together."""
     component = connected(pairs)
     side = [calibrates(component[a], config.calibration_fraction) for a, _ in pairs]
@@ -259,7 +230,7 @@ def _split_pairs(
     task = ScoredPairs(
         name=config.name, pairs=tuple(p for p, _ in kept), scores=tuple(s for _, s in kept)
     )
-    return _Labelled(
+    return Labelled(
         calibration=[t for p, c in zip(pairs, side, strict=True) if c for t in p],
         evaluation=[t for p, _ in kept for t in p],
         tasks=[task],

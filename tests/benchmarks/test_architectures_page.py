@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from families import FAMILIES
-from more_families import MORE, ON_EVERY_COMMIT
+from more_families import MORE, ON_EVERY_COMMIT, STOPS
 
 from benchmarks.architectures import BEGIN, CHECKS, END, PAGE, make_table, read_outcomes
 
@@ -27,7 +27,8 @@ def write_outcomes(path: Path, **changed: dict[str, str]) -> Path:
 
 
 def row(path: Path) -> list[str]:
-    (line,) = make_table(MORE, read_outcomes(path)).splitlines()[2:]
+    line, *modules = make_table(MORE, STOPS, read_outcomes(path)).splitlines()[2:]
+    assert all(line.startswith("| module ") for line in modules)
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -53,7 +54,17 @@ def test_a_check_that_has_not_ended_is_not_run_and_without_fp32_there_is_no_row(
     path.write_text("\n".join(line for line in lines if '"RTX plan"' not in line))
     assert row(path)[9] == "not run"
     path.write_text("\n".join(line for line in lines if '"fp32"' not in line))
-    assert make_table(MORE, read_outcomes(path)).count("\n") == 1
+    assert "`albert`" not in make_table(MORE, STOPS, read_outcomes(path))
+
+
+def test_what_stops_has_a_row_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    line = {"family": "fnet", "check": "stops", "outcome": "passed", "reason": ""}
+    path.write_text(json.dumps(line | {"stops": "fnet: its FNetModel mixes | padding; serve it"}))
+    cells = row(path)
+    assert cells[:2] == ["`fnet`", "FNet"]
+    assert cells[4] == "**stops**: fnet: its FNetModel mixes / padding"
+    assert len(cells) == 11
 
 
 def test_the_page_has_a_row_for_each_family_that_is_tested_beside_the_first() -> None:
@@ -61,6 +72,7 @@ def test_the_page_has_a_row_for_each_family_that_is_tested_beside_the_first() ->
     rows = [line.split("|")[1:5] for line in table.splitlines() if line.startswith("| `")]
     names = {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in rows}
     assert set(names) >= ON_EVERY_COMMIT
-    families = FAMILIES | MORE
+    families = FAMILIES | MORE | STOPS
     for name, (encoder, _, padding) in names.items():
-        assert (families[name].config, families[name].padding) == (f"{encoder}Config", padding)
+        expected = "" if name in STOPS else families[name].padding
+        assert (families[name].config, padding) == (f"{encoder}Config", expected)

@@ -18,7 +18,7 @@ from benchmarks.int8_quality.rows import Row, all_rows
 from benchmarks.int8_quality.table import render, write_between_markers
 from benchmarks.int8_quality.texts import Texts, load_texts
 from pipeline.contracts import Graphs
-from pipeline.text.datasets import Retrieval, ScoredPairs
+from pipeline.text.labelled import Retrieval, ScoredPairs
 
 
 def _graph(nodes: list[onnx.NodeProto], constants: dict[str, Any]) -> onnx.ModelProto:

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.errors import ConfigError, DatasetError
-from pipeline.text.datasets import Dataset, Retrieval, ScoredPairs, load_dataset, spread
+from pipeline.text.datasets import Dataset, load_dataset, spread
+from pipeline.text.labelled import Retrieval, ScoredPairs
 from pipeline.text.tokens import Tokenizer
 
 FRACTIONS = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]

@@ -29,8 +29,7 @@ def resampled_spearman(
     without sorting it again.
     """
     draws, n = drawn.shape
-    cells = drawn * draws + np.arange(draws)[:, None]
-    repeats = np.bincount(cells.ravel(), minlength=n * draws).reshape(n, draws).astype(np.float64)
+    repeats = count_drawn(drawn)
     y = _ranks(scores, repeats) - (n + 1) / 2
     weighted = repeats * y
     spread_y = (weighted * y).sum(axis=0)
@@ -41,6 +40,13 @@ def resampled_spearman(
         covariance = (weighted * x).sum(axis=0)
         correlations.append(np.divide(covariance, norm, out=np.zeros(draws), where=norm > 0))
     return correlations
+
+
+def count_drawn(drawn: IndexArray) -> DoubleArray:
+    """Return how often each of the n items is in each row of ``drawn``, ``[n, draws]``."""
+    draws, n = drawn.shape
+    cells = drawn * draws + np.arange(draws)[:, None]
+    return np.bincount(cells.ravel(), minlength=n * draws).reshape(n, draws).astype(np.float64)
 
 
 def _ranks(values: DoubleArray, repeats: DoubleArray) -> DoubleArray:

@@ -1,7 +1,7 @@
 """Measure what an artifact's vectors are worth: agreement with the reference, tasks, sanity."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,11 +12,18 @@ from pipeline.errors import MeasureError
 from pipeline.measure.quality.agreement import Agreement, agreement
 from pipeline.measure.quality.breakdown import Breakdown, Text, break_down
 from pipeline.measure.quality.search import QUERIES, SearchScores, Sought, measure_search, seek
-from pipeline.measure.quality.tasks import TaskScores, Values, compare_task, measure_task
+from pipeline.measure.quality.tasks import (
+    Encode,
+    TaskScores,
+    Values,
+    compare_task,
+    measure_task,
+)
 from pipeline.progress import track
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.runtime.invariance import Invariance, measure_invariance
-from pipeline.text.datasets import Dataset, Retrieval, Task, spread
+from pipeline.text.datasets import Dataset, spread
+from pipeline.text.labelled import Retrieval, Task
 from pipeline.text.tokens import Tokenizer, TokenRow
 from pipeline.vectors import FloatArray, row_cosines, zero_where_not_finite
 
@@ -59,7 +66,17 @@ class TextPath(Protocol):
         """The tokenizer that counts tokens."""
         ...
 
-    def encode(self, texts: list[str], batch_size: int) -> FloatArray:
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts by name."""
+        ...
+
+    @property
+    def default_prompt(self) -> str | None:
+        """The name of the prompt that goes before a text where no other is asked for."""
+        ...
+
+    def encode(self, texts: list[str], batch_size: int, *, prompt: str) -> FloatArray:
         """Return the embeddings, float32 ``[n, dim]``."""
         ...
 
@@ -84,8 +101,8 @@ def expect(
     """
     encode = cached(reference, batch_size)
 
-    def refusing(some: Sequence[str]) -> FloatArray:
-        return _finite(reference.engine.name, some, encode(some))
+    def refusing(some: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        return _finite(reference.engine.name, some, encode(some, prompts))
 
     rows = reference.tokenizer.rows(texts, prefix)
     return Expected(
@@ -104,19 +121,19 @@ def expect(
 def _seek(
     texts: Sequence[str],
     dataset: Dataset,
-    encode: Callable[[Sequence[str]], FloatArray],
+    encode: Encode,
     ranges: FloatArray,
     matryoshka: bool,
 ) -> Sought:
-    collections = [t for t in dataset.tasks if isinstance(t, Retrieval) and not t.exclude_self]
+    collections = [t for t in dataset.tasks if isinstance(t, Retrieval) and t.is_search]
     task = collections[0] if collections else None
     queries = spread(texts if task is None else list(dict.fromkeys(task.queries)), QUERIES)
     documents = queries if task is None else task.documents
     return seek(
         queries,
         documents,
-        encode(queries),
-        encode(documents),
+        encode(queries, () if task is None else task.query_prompts),
+        encode(documents, () if task is None else task.document_prompts),
         task=task,
         ranges=ranges,
         matryoshka=matryoshka,
@@ -133,8 +150,8 @@ def measure_quality(
     """
     encode = cached(artifact, batch_size)
 
-    def numbers(some: Sequence[str]) -> FloatArray:
-        return zero_where_not_finite(encode(some))
+    def numbers(some: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        return zero_where_not_finite(encode(some, prompts))
 
     texts = [text.text for text in expected.texts]
     embeddings = encode(texts)
@@ -172,27 +189,43 @@ def measure_quality(
     )
 
 
-def _search(
-    sought: Sought | None, encode: Callable[[Sequence[str]], FloatArray]
-) -> SearchScores | None:
+def _search(sought: Sought | None, encode: Encode) -> SearchScores | None:
     if sought is None:
         return None
-    return measure_search(sought, encode(sought.query_texts), encode(sought.document_texts))
+    task = sought.task
+    queries = encode(sought.query_texts, () if task is None else task.query_prompts)
+    documents = encode(sought.document_texts, () if task is None else task.document_prompts)
+    return measure_search(sought, queries, documents)
 
 
-def cached(encoder: TextPath, batch_size: int) -> Callable[[Sequence[str]], FloatArray]:
-    """Return an encode function that computes each text once, with progress."""
-    known: dict[str, FloatArray] = {}
+def cached(encoder: TextPath, batch_size: int) -> Encode:
+    """Return an encode function that computes each text once a prompt, with progress."""
+    by_prompt: dict[str, dict[str, FloatArray]] = {}
 
-    def encode(texts: Sequence[str]) -> FloatArray:
+    def encode(texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        prompt = _prompt(encoder, prompts)
+        known = by_prompt.setdefault(prompt, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
         new.sort(key=len, reverse=True)
         chunks = [new[i : i + 4 * batch_size] for i in range(0, len(new), 4 * batch_size)]
         for chunk in track(chunks, f"encode ({encoder.engine.name})", total=len(chunks)):
-            known.update(zip(chunk, encoder.encode(chunk, batch_size), strict=True))
+            vectors = encoder.encode(chunk, batch_size, prompt=prompt)
+            known.update(zip(chunk, vectors, strict=True))
         return np.stack([known[text] for text in texts])
 
     return encode
+
+
+def _prompt(encoder: TextPath, names: Sequence[str]) -> str:
+    """Return the first prompt named that the model has, or its default one.
+
+    As for Sentence Transformers, every model has a ``query`` and a ``document``, maybe empty.
+    """
+    for name in names:
+        if name in encoder.prompts or name in ("query", "document"):
+            return encoder.prompts.get(name, "")
+    default = encoder.default_prompt
+    return "" if default is None else encoder.prompts.get(default, "")
 
 
 def _finite(name: str, texts: Sequence[str], embeddings: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from pipeline.measure.quality.bootstrap import Interval, mean_interval
 from pipeline.measure.quality.retrieval import DEPTH, score_found, top
 from pipeline.measure.quality.tasks import MetricScores
 from pipeline.runtime.output import dequantize_embeddings, dot_levels, quantize_embeddings
-from pipeline.text.datasets import Retrieval
+from pipeline.text.labelled import Retrieval
 from pipeline.vectors import DoubleArray, FloatArray, unit
 
 OVERSAMPLING = 4

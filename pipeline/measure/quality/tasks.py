@@ -1,18 +1,27 @@
 """Score tasks, pairs and retrieval, with the vectors of reference and artifact alike."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.measure.quality.bootstrap import IndexArray, Interval, interval, mean_interval
 from pipeline.measure.quality.correlation import resampled_spearman, spearman
+from pipeline.measure.quality.precision import average_precision, resampled_precision
 from pipeline.measure.quality.retrieval import retrieval_metrics
-from pipeline.text.datasets import Retrieval, ScoredPairs, Task
+from pipeline.text.labelled import Retrieval, ScoredPairs, Task
 from pipeline.vectors import DoubleArray, FloatArray, unit
 
-Encode = Callable[[Sequence[str]], FloatArray]
 Values = Mapping[str, DoubleArray]
+
+
+class Encode(Protocol):
+    """Texts to vectors, ``[n, dim]``, with the first prompt named that the model has."""
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        """Encode the texts."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +57,7 @@ class TaskScores:
 
 def task_metric(task: Task) -> str:
     """Return the name of the task's main metric."""
-    return "spearman" if isinstance(task, ScoredPairs) else task.metric
+    return task.metric
 
 
 def measure_task(task: Task, encode: Encode) -> Values:
@@ -58,13 +67,14 @@ def measure_task(task: Task, encode: Encode) -> Values:
     have a relevant document.
     """
     if isinstance(task, Retrieval):
-        return retrieval_metrics(task, encode(task.queries), encode(task.documents))
+        queries = encode(task.queries, task.query_prompts)
+        return retrieval_metrics(task, queries, encode(task.documents, task.document_prompts))
     texts = list(dict.fromkeys(text for pair in task.pairs for text in pair))
     index = {text: i for i, text in enumerate(texts)}
-    vectors = unit(encode(texts)).astype(np.float64)
+    vectors = unit(encode(texts, task.prompts)).astype(np.float64)
     left = vectors[[index[a] for a, _ in task.pairs]]
     right = vectors[[index[b] for _, b in task.pairs]]
-    return {"spearman": (left * right).sum(axis=1)}
+    return {task.metric: (left * right).sum(axis=1)}
 
 
 def score(task: Task, encode: Encode) -> float:
@@ -95,7 +105,8 @@ def compare_task(task: Task, reference: Values, artifact: Values) -> TaskScores:
 
 def _summary(task: Task, values: DoubleArray) -> float:
     if isinstance(task, ScoredPairs):
-        return 100 * spearman(values, np.array(task.scores))
+        summarize = average_precision if task.metric == "cosine_ap" else spearman
+        return 100 * summarize(values, np.array(task.scores))
     return 100 * float(values.mean())
 
 
@@ -103,9 +114,10 @@ def _delta_interval(task: Task, reference: DoubleArray, artifact: DoubleArray) -
     if isinstance(task, Retrieval):
         return mean_interval(100 * (artifact - reference))
     scores = np.array(task.scores)
+    resample = resampled_precision if task.metric == "cosine_ap" else resampled_spearman
 
     def delta(drawn: IndexArray) -> DoubleArray:
-        before, after = resampled_spearman((reference, artifact), scores, drawn)
+        before, after = resample((reference, artifact), scores, drawn)
         return 100 * (after - before)
 
     return interval(delta, len(scores))

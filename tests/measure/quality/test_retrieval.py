@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +7,7 @@ import pytest
 
 from pipeline.measure.quality import retrieval
 from pipeline.measure.quality.retrieval import ranked, retrieval_metrics
-from pipeline.text.datasets import Retrieval
+from pipeline.text.labelled import Retrieval
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -100,3 +101,26 @@ def test_blocks_of_queries_find_what_all_at_once_find(monkeypatch: pytest.Monkey
     monkeypatch.setattr(retrieval, "_QUERIES", 7)
     assert ranked(same, list(range(30)), documents, documents) == whole
     assert all(i not in found for i, found in enumerate(whole))
+
+
+def test_a_task_may_be_judged_by_more_documents_than_ten() -> None:
+    deep = replace(task([{3: 1, 14: 1}], 20), metric="map_at_1000")
+    found = retrieval_metrics(deep, ZERO, LINE)
+    assert found["map_at_1000"] == pytest.approx([(1 / 4 + 2 / 15) / 2])
+    assert found["mrr_at_10"] == pytest.approx([1 / 4])
+    hit = retrieval_metrics(replace(deep, metric="hit_rate_at_3"), ZERO, LINE)
+    assert hit["hit_rate_at_3"] == pytest.approx([0])
+    late = retrieval_metrics(replace(task([{14: 1}], 20), metric="recall_at_20"), ZERO, LINE)
+    assert (late["recall_at_20"], late["mrr_at_10"]) == ([1], [0])
+
+
+def test_where_a_query_has_candidates_no_other_document_is_ranked() -> None:
+    few = replace(task([{14: 1}, {2: 1}], 20), candidates=([17, 14, 9], []))
+    assert ranked(few, [0, 1], np.repeat(ZERO, 2, axis=0), LINE) == [[9, 14, 17], []]
+    assert retrieval_metrics(few, np.repeat(ZERO, 2, axis=0), LINE)["mrr_at_10"] == (
+        pytest.approx([1 / 2, 0])
+    )
+
+
+def test_a_query_does_not_find_its_own_document() -> None:
+    assert ranked(replace(task([{1: 1}], 3), own={0: 0}), [0], ZERO, LINE[:3]) == [[1, 2]]

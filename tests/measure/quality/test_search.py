@@ -17,7 +17,7 @@ from pipeline.measure.quality.search import (
     seek,
 )
 from pipeline.runtime.output import dequantize_embeddings, quantize_embeddings
-from pipeline.text.datasets import Retrieval
+from pipeline.text.labelled import Retrieval
 from pipeline.vectors import FloatArray, unit
 
 DIM = 128

@@ -1,19 +1,20 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.measure.quality.tasks import compare_task, measure_task, score, task_metric
-from pipeline.text.datasets import Retrieval, ScoredPairs
+from pipeline.measure.quality.tasks import Encode, compare_task, measure_task, score, task_metric
+from pipeline.text.labelled import Retrieval, ScoredPairs
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def at_angles(angles: Mapping[str, float]) -> Callable[[Sequence[str]], FloatArray]:
+def at_angles(angles: Mapping[str, float]) -> Encode:
     """Return an encoder of texts to vectors of various lengths at the given degrees."""
 
-    def encode(texts: Sequence[str]) -> FloatArray:
+    def encode(texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
         radians = np.radians([angles[text] for text in texts])
         length = np.arange(1, len(texts) + 1)[:, None]
         points = np.stack([np.cos(radians), np.sin(radians)], axis=1)
@@ -85,8 +86,11 @@ def test_ndcg_is_the_mean_over_queries() -> None:
 def test_scores_do_not_depend_on_vector_length() -> None:
     task = retrieval("ndcg_at_10", [{0: 1, 3: 2}], 20)
     encode = at_angles({"q0": 40} | DOCUMENTS)
-    unscaled = score(task, encode)
-    assert score(task, lambda texts: encode(texts) * np.float32(1000)) == pytest.approx(unscaled)
+
+    def scaled(texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        return encode(texts) * np.float32(1000)
+
+    assert score(task, scaled) == pytest.approx(score(task, encode))
 
 
 def spearman_task(n: int) -> ScoredPairs:
@@ -164,3 +168,29 @@ def test_a_collapsed_artifact_scores_nothing_on_pairs_and_is_no_error() -> None:
     seen = compare_task(task, whole, {"spearman": np.full(30, 0.7)})
     assert (seen.main.reference, seen.main.artifact) == pytest.approx((100, 0))
     assert seen.main.delta_ci95 == pytest.approx((-100, -100))
+
+
+def test_pairs_of_yes_and_no_are_judged_by_average_precision() -> None:
+    # Ranked by angle: yes, no, yes, no. Precision at each yes: 1 and 2/3.
+    pairs = (("a", "a"), ("a", "b"), ("a", "c"), ("a", "d"))
+    task = ScoredPairs(name="t", pairs=pairs, scores=(1, 0, 1, 0), metric="cosine_ap")
+    before, after = (
+        measure_task(task, at_angles({"a": 0, "b": b, "c": 60, "d": 90})) for b in (30, 70)
+    )
+    seen = compare_task(task, before, after)
+    assert seen.metric == "cosine_ap"
+    assert (seen.main.reference, seen.main.artifact) == pytest.approx((100 * 5 / 6, 100))
+    assert 0 <= seen.main.delta_ci95[0] < seen.main.delta < seen.main.delta_ci95[1]
+
+
+def test_each_side_of_a_task_has_its_own_prompts() -> None:
+    asked = []
+
+    def encode(texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+        asked.append(tuple(prompts))
+        return np.eye(len(texts), 40, dtype=np.float32)
+
+    task = retrieval("ndcg_at_10", [{0: 1}], 20)
+    measure_task(replace(task, query_prompts=("q",), document_prompts=("d",)), encode)
+    measure_task(replace(spearman_task(5), prompts=("STS",)), encode)
+    assert asked == [("q",), ("d",), ("STS",)]
