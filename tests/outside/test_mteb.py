@@ -14,6 +14,11 @@ from pipeline.measure.quality.tasks import compare_task, measure_task
 from pipeline.runtime.sentence_transformer import as_sentence_transformer
 from pipeline.text.datasets import load_dataset
 
+pytestmark = [  # of what mteb itself calls
+    pytest.mark.filterwarnings("ignore:The fill_missing parameter:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension`:FutureWarning"),
+]
+
 PROMPTS = {"query": "the question of a text: ", "document": "a document: ", "STS": "as alike as "}
 
 
