@@ -19,7 +19,7 @@ Values = Mapping[str, DoubleArray]
 class Encode(Protocol):
     """Texts to vectors, ``[n, dim]``, with the first prompt named that the model has."""
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str] = ()) -> FloatArray:
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str] = (), /) -> FloatArray:
         """Encode the texts."""
         ...
 
