@@ -32,6 +32,7 @@ from pipeline.flow.building import (
     write_repository,
 )
 from pipeline.flow.outcome_file import note_end, note_stage
+from pipeline.printable import PrintableFormatter, print_error, printable
 
 _SETTINGS = (
     ("sequence_buckets", "the longest sequence of each profile, such as 32,128,256"),
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:  # 2 would say that a gate failed
         return 1 if stop.code else 0
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO)
     return run_to_end(lambda: _build(options), left="nothing was added")
 
@@ -71,13 +74,13 @@ def _build(options: argparse.Namespace) -> int:
             print("nothing added: what can be built here is there")
         note_end(0, bundle=parent.root, engines=[each.engine.root.name for each in added])
     except BusyError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return _ended(0 if options.if_missing else 1, error)
     except GateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return _ended(2, error, error.gates)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return _ended(1, error)
     return 0
 
@@ -118,7 +121,7 @@ def render(added: Added) -> str:
             f"  checked     mean cosine {checked.mean:.6f}, lowest {checked.min:.6f} over "
             f"{checked.n} texts, {checked.sentences_per_second:,.0f} sentences/s"
         )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _parser() -> argparse.ArgumentParser:

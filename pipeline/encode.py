@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from pipeline.ending import run_to_end
 from pipeline.errors import EncodeError, PipelineError
+from pipeline.printable import print_error
 from pipeline.runtime import parts
 from pipeline.runtime.encode_options import make_parser
 from pipeline.runtime.index_files import index_precision
@@ -49,7 +50,7 @@ def _encode(options: argparse.Namespace) -> int:
         for line in encode_files(options):
             print(line, flush=True)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return 0
 

@@ -45,10 +45,22 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says, whoever wrote it.
+
+    Raises:
+        ValueError: not JSON, not Unicode, or nested too deeply to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in ``path``, or None where there is no file or no JSON object in it."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None

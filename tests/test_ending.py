@@ -138,6 +138,91 @@ def test_other_signals(tmp_path: Path, sent: signal.Signals, code: int, word: st
     assert not list((tmp_path / "artifacts/.staging").iterdir())
 
 
+TWICE = """
+import os, signal, sys, time, pipeline.ending as ending
+from pathlib import Path
+from pipeline.bundle.place import staging
+first, second = (signal.Signals[name] for name in sys.argv[1:])
+def do():
+    with staging(Path("artifacts")) as work:
+        try:
+            (work / "half").write_text("a graph")
+            print("ready", flush=True)
+            os.kill(os.getpid(), first)
+            time.sleep(60)
+        finally:
+            for _ in range(3):
+                os.kill(os.getpid(), second)
+                time.sleep(0.01)
+            print("cleaned", flush=True)
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+"""
+
+
+def take_ctrl_c() -> None:
+    """A runner that ignores it, as nohup does, hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    ("first", "code", "word"),
+    [
+        ("SIGTERM", 143, "ended by SIGTERM"),
+        ("SIGHUP", 129, "ended by SIGHUP"),
+        ("SIGINT", 130, "interrupted"),
+    ],
+)
+def test_a_second_signal_does_not_disturb_what_cleans_up(
+    first: str, second: str, code: int, word: str, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(TWICE)
+    done = subprocess.run(
+        [sys.executable, "script.py", first, second],
+        cwd=tmp_path,
+        env=command_line.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=take_ctrl_c,
+    )
+    assert (done.returncode, done.stderr) == (code, f"{word}: nothing was done\n")
+    assert done.stdout == "ready\ncleaned\n"
+    assert not list((tmp_path / "artifacts/.staging").iterdir())
+
+
+PRINTS = """
+import sys, pipeline.ending as ending
+def do():
+    print("a line\\n" * int(sys.argv[1]), end="")
+    return 0
+raise SystemExit(ending.run_to_end(do, left="nothing was done"))
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_nobody_takes(lines: int, tmp_path: Path) -> None:
+    """As ``| head`` leaves it, and a full disk; whether it fails at once or when it is flushed."""
+    (tmp_path / "script.py").write_text(PRINTS)
+    reading, writing = os.pipe()
+    os.close(reading)
+    seen = []
+    for out in (writing, os.open("/dev/full", os.O_WRONLY)):
+        done = subprocess.run(
+            [sys.executable, "script.py", str(lines)],
+            cwd=tmp_path,
+            env=command_line.environment(),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        os.close(out)
+        seen.append((done.returncode, done.stderr))
+    assert seen == [(1, ""), (1, "error: cannot read or write: No space left on device\n")]
+
+
 COMMANDS = {
     "pipeline.__main__": ("run_and_share", "main()", "nothing unfinished was published"),
     "pipeline.inspect": ("inspect", "main([])", "nothing unfinished was published"),

@@ -6,6 +6,7 @@ not list them, theirs name its sha256 and that of the graph they were built from
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ RUNTIMES = ("tensorrt", "tensorrt_rtx")
 """What a plan may be for: the name is imported as a Python module."""
 
 SCHEMA = 1
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""An engine's name is a directory, and stands in a server's configuration."""
+
+_COMPUTE_CAPABILITY = re.compile(r"sm_[0-9]{2,3}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +188,10 @@ def _check(manifest: dict[str, Any], name: str) -> None:
     expected = f"{manifest['runtime']}-{version}-{target}"
     if name != expected:
         raise ValueError(f"the engine of {expected}, in a directory named {name}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"an engine named {name!r}, expected letters, digits and ._+-")
+    if manifest["runtime"] == "tensorrt" and not _COMPUTE_CAPABILITY.fullmatch(target):
+        raise ValueError(f"target is {target!r}, expected sm_ and a compute capability")
     if PLAN not in files_field(manifest, unlisted=(MANIFEST, SIGNATURE)):
         raise ValueError(f"files has no {PLAN}")
     if not isinstance(manifest.get("version_compatible"), bool):

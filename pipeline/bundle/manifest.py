@@ -5,6 +5,7 @@ type are refused here, so that whoever holds a parsed manifest may rely on it.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.bundle.fields import (
 )
 from pipeline.bundle.regular import read_regular
 from pipeline.config import NumericType
+from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT
 from pipeline.errors import BundleError
 from pipeline.files import read_json
 
@@ -35,6 +37,9 @@ MAX_BYTES = 16 * 2**20
 """A manifest of a hundred files is 50 KiB; what is larger than this is none."""
 
 _AGAIN = "publish the bundle again"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+"""A model's or precision's name: it becomes a directory, and part of a server's configuration."""
 
 
 def manifest_bytes(root: Path) -> bytes:
@@ -101,9 +106,12 @@ def _check(manifest: dict[str, Any]) -> None:
         )
     if schema != SCHEMA:
         raise ValueError(f"schema {schema}, expected {SCHEMA}")
-    field(manifest, "", "precision", str)
+    _check_name(manifest, "", "precision")
     choice(manifest, "", "precision_type", tuple(NumericType))
     _check_model(field(manifest, "", "model", dict))
+    _check_graph(field(manifest, "", "graph", dict))
+    config = field(manifest, "", "config", dict)
+    field({"engine": {}} | config, "config", "engine", dict)
     files = files_field(manifest, unlisted=(MANIFEST, SIGNATURE))
     for name in files:
         if name.split("/")[0] in (ENGINES, TRITON):
@@ -133,8 +141,28 @@ def _check_proof(check: Mapping[str, Any]) -> None:
         field(gates, "check.gates", name, (float, int))
 
 
+def _check_graph(graph: Mapping[str, Any]) -> None:
+    for key, known in (("inputs", GRAPH_INPUTS), ("outputs", (GRAPH_OUTPUT,))):
+        for i, spec in enumerate(field(graph, "graph", key, list)):
+            where = f"graph.{key}[{i}]"
+            require_object(spec, where)
+            choice(spec, where, "name", known)
+            field(spec, where, "dtype", str)
+            field(spec, where, "shape", list)
+
+
+def _check_name(node: Mapping[str, Any], where: str, key: str) -> None:
+    name = field(node, where, key, str)
+    if not _NAME.fullmatch(name):
+        named = f"{where}.{key}" if where else key
+        raise ValueError(
+            f"{named} is {name[:40]!r}, expected letters, digits, '.', '-' and '_': it names a "
+            "directory"
+        )
+
+
 def _check_model(model: Mapping[str, Any]) -> None:
-    field(model, "model", "name", str)
+    _check_name(model, "model", "name")
     sha256_field(model, "model", "weights_sha256")
     for name in field(model, "model", "weights", dict):
         sha256_field(model["weights"], "model.weights", name)

@@ -4,7 +4,6 @@ A bundle is made on one machine and serves on others. With these, any of them ca
 that its vectors are the model's, without PyTorch, weights or data sets.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.bundle.arrays import read_array
 from pipeline.bundle.checker import Checker
 from pipeline.errors import BundleError
+from pipeline.files import parse_json
 from pipeline.vectors import FloatArray
 
 TEXTS = "check/texts.json"
@@ -60,18 +61,13 @@ def read_proof(checker: Checker, manifest: Mapping[str, Any]) -> Proof:
         )
     texts, vectors = checker.read(TEXTS), checker.read(VECTORS)
     try:
-        proof = Proof(
-            texts=json.loads(texts),
-            vectors=np.load(io.BytesIO(vectors), allow_pickle=False),
-            gates=said["gates"],
-        )
-        shape = (len(proof.texts), manifest["model"]["dimension"])
-        if proof.vectors.shape != shape or proof.vectors.dtype != np.float32:
-            raise ValueError(
-                f"{proof.vectors.dtype} {list(proof.vectors.shape)}, expected float32 {list(shape)}"
-            )
-        if not proof.texts or not all(isinstance(text, str) for text in proof.texts):
+        said_texts = parse_json(texts)
+        if not isinstance(said_texts, list) or not said_texts:
             raise ValueError(f"{TEXTS} is no list of texts")
-    except (ValueError, TypeError, EOFError) as error:
+        for text in said_texts:
+            text.encode()  # half a surrogate pair, which JSON can spell, is no text
+        shape = (len(said_texts), manifest["model"]["dimension"])
+        proof = Proof(texts=said_texts, vectors=read_array(vectors, shape), gates=said["gates"])
+    except (ValueError, AttributeError) as error:
         raise BundleError(f"{VECTORS}: no proof: {error}; publish the bundle again") from error
     return proof

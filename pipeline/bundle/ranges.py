@@ -3,7 +3,6 @@
 With it a text has one int8 vector, whatever it is encoded with and on whichever machine.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.bundle.arrays import read_array
 from pipeline.bundle.checker import Checker
 from pipeline.contracts import EmbeddingRanges, sha256_file
 from pipeline.errors import BundleError, PublishError
@@ -63,12 +63,10 @@ def read_ranges(checker: Checker, manifest: Mapping[str, Any]) -> KnownRanges | 
     content = checker.read(RANGES)
     shape = (2, manifest["model"]["dimension"])
     try:
-        values = np.load(io.BytesIO(content), allow_pickle=False)
-        if values.shape != shape or values.dtype != np.float32:
-            raise ValueError(f"{values.dtype} {list(values.shape)}, expected float32 {list(shape)}")
+        values = read_array(content, shape)
         if not (np.isfinite(values).all() and (values[0] <= values[1]).all()):
             raise ValueError("a smallest value above the largest, or not a number")
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise BundleError(f"{RANGES}: no ranges: {error}; publish the bundle again") from error
     norm = said["norm"]
     unit = abs(norm["min"] - 1) < _UNIT and abs(norm["max"] - 1) < _UNIT

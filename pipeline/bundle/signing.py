@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.manifest import ENGINES, SIGNATURE, TRITON
+from pipeline.bundle.regular import open_regular
 from pipeline.errors import BundleError, PublishError
 
 PASSWORD = "SIGNING_KEY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -56,8 +57,13 @@ def signature_problem(bundle: Path, public_key: Path) -> str | None:
             f"{public_key}: not a public key: {_first_line(error)}; expected an elliptic curve "
             "key (P-256, P-384 or P-521) in PEM"
         ) from error
-    if not signature.exists():
+    try:
+        with open_regular(bundle, SIGNATURE):
+            pass
+    except FileNotFoundError:
         return f"{signature}: missing: the bundle is not signed"
+    except OSError as error:
+        return f"{signature}: {error.strerror or error}; remove it"
     try:
         config.set_hashing_config(_hashing()).verify(bundle, signature)
     except Exception as error:  # a broken signature raises whatever its parser meets

@@ -1,6 +1,5 @@
 """Check that a bundle is the one that was published: every file, its lineage, its report."""
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pipeline.bundle.manifest import ENGINES, MANIFEST, SIGNATURE, TRITON
 from pipeline.bundle.signing import signature_problem
 from pipeline.bundle.triton.manifest import triton_problems
 from pipeline.errors import BundleError
+from pipeline.files import parse_json
 
 _PUBLISHED = ("passed", "unvalidated")
 
@@ -199,8 +199,10 @@ def _unlisted(
             path = Path(directory, entry)
             mode = path.lstat().st_mode
             name = path.relative_to(root).as_posix()
-            if stat.S_ISLNK(mode) and name not in listed:
+            if stat.S_ISLNK(mode) and name not in manifest["files"]:
                 yield f"{path}: a symbolic link, which no bundle holds; remove it"
+            elif name in (MANIFEST, SIGNATURE) and not stat.S_ISREG(mode):
+                yield f"{path}: not a regular file; remove it"
             elif not stat.S_ISDIR(mode) and name not in listed:
                 yield f"{path}: not in the manifest; remove it, or publish the bundle again"
 
@@ -209,7 +211,7 @@ def _report(root: Path, manifest: dict[str, Any]) -> tuple[str | None, list[str]
     """Return the report's status, and where ``report.json`` differs from the manifest."""
     path = root / "report.json"
     try:
-        report = json.loads(Checker(root, manifest).read("report.json"))
+        report = parse_json(Checker(root, manifest).read("report.json"))
         status = str(report["status"])
         differences = list(_differences(report, manifest))
     except BundleError as error:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 
 from pipeline.config import Device
 from pipeline.contracts import GRAPH_INPUTS, SourceModel
@@ -43,15 +42,9 @@ def load_sentence_transformer(
             trust_remote_code=trust_remote_code,
             model_kwargs=model_kwargs,
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,  # a setting that this version of the library does not know
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a file that is not as expected fails wherever it is first used
         raise ResolveError(
             f"{path} does not load as a Sentence Transformer: {first_line(error)}"
         ) from error

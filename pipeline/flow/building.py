@@ -42,6 +42,9 @@ from pipeline.text.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 
+_NOT_TAKEN = ("runtime", "timing_cache")
+"""Settings of whoever published: the second is a place on that machine."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOrder:
@@ -134,10 +137,29 @@ def write_repository(parent: Parent) -> None:
 
 def _settings(parent: Parent, order: BuildOrder) -> EngineConfig:
     """Return the engine settings of the bundle's config, with the order's over them."""
-    known = {field.name for field in fields(EngineConfig)}
     published = parent.manifest["config"].get("engine", {})
-    values = {key: value for key, value in published.items() if key in known}
+    values = {
+        field.name: published[field.name]
+        for field in fields(EngineConfig)
+        if field.name in published and field.name not in _NOT_TAKEN
+    }
+    for key, value in values.items():
+        if not _fits(key, value):
+            raise BundleError(
+                f"{parent.root / MANIFEST}: config.engine.{key} is {str(value)[:40]!r}, which no "
+                f"engine has; publish the bundle again, or give --{key.replace('_', '-')}"
+            )
     return EngineConfig(**values | dict(order.settings) | {"runtime": order.runtime})
+
+
+def _fits(key: str, value: object) -> bool:
+    """Whether a setting is of the type that its key has: a flag, a number, or a list of those."""
+    default = getattr(EngineConfig, key)
+    if default is not None:
+        return type(value) is type(default)
+    if key == "sequence_buckets" and isinstance(value, list):
+        return all(type(size) is int for size in value)
+    return value is None or (key != "sequence_buckets" and type(value) is int)
 
 
 @contextlib.contextmanager

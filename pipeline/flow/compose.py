@@ -23,9 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import CONF_DIR, PipelineConfig, register_schema
-from pipeline.ending import INTERRUPTED, run_to_end
+from pipeline.ending import INTERRUPTED, output_is_gone, run_to_end
 from pipeline.errors import ConfigError, ExportError, PipelineError, disk_error
 from pipeline.flow.outcome_file import note_end
+from pipeline.printable import PrintableFormatter, print_error
 
 Config = TypeVar("Config")
 
@@ -80,11 +81,8 @@ def _compose(name: str, schema: type[Config], do: Callable[[Config], int]) -> in
             raise
         _fail(_explain(error, sys.argv[1:], schema))
         return ERROR
-    except BrokenPipeError:  # whoever read the output has read enough: `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to say at exit
-        return ERROR
     except OSError as error:  # before and after the job Hydra writes its own files
-        if wants_traceback:
+        if wants_traceback or output_is_gone(error):
             raise
         _fail(
             f"cannot write {error.filename or 'files of Hydra'}: {error.strerror or error}; set "
@@ -108,7 +106,7 @@ def _run_job(
         _set_up_logging()
         return do(config), None
     except Exception as error:
-        if wants_traceback:
+        if wants_traceback or output_is_gone(error):
             raise
         message = _words(error, schema)
     _fail(message)
@@ -146,22 +144,36 @@ def _to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     checked = OmegaConf.merge(OmegaConf.structured(schema), plain)
     config = OmegaConf.to_object(checked)
     assert isinstance(config, schema)
-    _refuse_empty(config)
+    _check_texts(config)
     return config
 
 
-def _refuse_empty(config: Any, key: str = "") -> None:
+def _check_texts(config: Any, key: str = "") -> None:
     """An empty text is no name and no path: as a path it would be the current directory.
 
     Raises:
-        ConfigError: a key has one.
+        ConfigError: a key has one, or a name that is not Unicode.
     """
     for field in fields(config):
         value, name = getattr(config, field.name), f"{key}{field.name}"
         if isinstance(value, str) and not value.strip():
             raise ConfigError(f"{name} is empty: give it a value, or leave it out")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise ConfigError(
+                f"{name}={value!a} is not UTF-8, and stands in reports that are: rename what it "
+                "names, or give a link to it"
+            )
         if is_dataclass(value):
-            _refuse_empty(value, f"{name}.")
+            _check_texts(value, f"{name}.")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text is no file name of other bytes, which Python spells with surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_names(config: PipelineConfig) -> None:
@@ -190,16 +202,17 @@ def _set_up_logging() -> None:
         handler: logging.Handler = RichHandler(
             console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
+        handler.setFormatter(PrintableFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = os.environ.get("PIPELINE_LOG_LEVEL", "INFO").upper()
     logging.getLogger("pipeline").setLevel(level)
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print_error(message)
     note_end(ERROR, message=message)
 
 

@@ -19,6 +19,7 @@ from pipeline.history.keep.journal import read_lines, to_line, write_lines
 from pipeline.history.keep.records import Entry
 from pipeline.history.show.summary import render_markdown
 from pipeline.history.show.trend import make_trend
+from pipeline.printable import print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         print(_do(options))
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
+        print_error(error)
         return 1
     return 0
 

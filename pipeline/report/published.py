@@ -1,11 +1,11 @@
 """Read bundles' reports from disk, and tell whether two of them measured the same thing."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BundleError
+from pipeline.files import parse_json
 from pipeline.report.plots.tradeoff import main_task
 
 _KEYS = (
@@ -31,7 +31,7 @@ def read_report(bundle: Path) -> dict[str, Any]:
     """
     path = bundle / "report.json"
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(path.read_text("utf-8"))
     except OSError as error:
         reason = "no report.json" if not path.exists() else error.strerror or str(error)
         raise BundleError(f"{bundle}: {reason}") from error

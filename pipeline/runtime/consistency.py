@@ -1,12 +1,12 @@
 """Hold what a manifest says of a model against its graph and its own configuration, at load."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from pipeline.bundle.engines import Parent
 from pipeline.engines import Encoder
 from pipeline.errors import BundleError
+from pipeline.files import parse_json
 from pipeline.text.tokens import Tokenizer
 
 _POSITIONED = (
@@ -70,7 +70,7 @@ def _config(parent: Parent) -> Mapping[str, Any]:
     if not parent.checker.has("config.json"):
         return {}
     try:
-        config = json.loads(parent.checker.path("config.json").read_text("utf-8"))
+        config = parse_json(parent.checker.path("config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

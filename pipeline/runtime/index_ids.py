@@ -79,5 +79,6 @@ class Ids:
 
 def _is_whole(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isascii() and value.isdigit() and str(int(value)) == value
+        digits = value.isascii() and value.isdigit() and len(value) <= len(str(_LARGEST))
+        return digits and str(int(value)) == value and int(value) < _LARGEST
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import EncodeError, first_line
 from pipeline.text.lines import Lines, RecordError, lines_of, open_lines
-from pipeline.text.records import Record, read_csv, read_jsonl, take_text
+from pipeline.text.records import Record, read_csv, read_jsonl, take_text, take_value
 
 FORMATS = ("txt", "jsonl", "csv", "parquet", "beir")
 
@@ -128,10 +128,7 @@ def _needs(source: TextSource) -> dict[str, str]:
 
 def _pick(records: Iterator[Record], source: TextSource) -> Iterator[Row]:
     for record in records:
-        kept = [
-            take_text(record, name) if isinstance(record.fields[name], str) else record.fields[name]
-            for name in source.keep
-        ]
+        kept = [take_value(record, name) for name in source.keep]
         text = take_text(record, source.column)
         if source.form == "beir" and record.fields.get("title"):
             text = f"{take_text(record, 'title')} {text}".strip()

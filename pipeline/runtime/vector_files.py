@@ -210,6 +210,11 @@ class ParquetWriter:
             return values
         try:
             column = arrow.array(values, type=wanted)
+        except OverflowError as error:
+            raise EncodeError(
+                f"column {name!r} holds a number of more than 64 bits; write it as text, or leave "
+                "it out of --keep"
+            ) from error
         except arrow.ArrowException as error:
             raise EncodeError(
                 f"column {name!r} holds values of several types ({first_line(error)}); "

@@ -11,7 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 
 from pipeline.errors import ResolveError
-from pipeline.source.tokenization import Tokenization
+from pipeline.files import parse_json
+from pipeline.source.tokenization import Tokenization, embedding_rows
 from pipeline.text.tokenizer_settings import ROWS, WRAPPING
 
 log = logging.getLogger(__name__)
@@ -62,13 +63,13 @@ def write_assets(
     for name in _CONFIGS:
         if (source / name).is_file():
             shutil.copyfile(source / name, assets / name)
-    for module in json.loads((source / "modules.json").read_text("utf-8")):
+    for module in parse_json((source / "modules.json").read_text("utf-8")):
         config = source / module["path"] / "config.json"
         if module["path"] and config.is_file():
             (assets / module["path"]).mkdir(parents=True, exist_ok=True)
             text = config.read_text("utf-8")
             if module["type"].endswith("Pooling"):
-                text = json.dumps(_with_pooling_booleans(json.loads(text)), indent=2)
+                text = json.dumps(_with_pooling_booleans(parse_json(text)), indent=2)
             (assets / module["path"] / "config.json").write_text(text, "utf-8")
     _copy_with(source, assets, "config_sentence_transformers.json", changed)
     bert = _read(source / "sentence_bert_config.json")
@@ -124,8 +125,7 @@ def _settle_tokenizer(
 
 def _state_embedding_rows(model: Any, assets: Path) -> None:
     """Note the size of the embedding table where the tokenizer has tokens beyond it."""
-    table = model[0].auto_model.get_input_embeddings()
-    rows = int(table.weight.shape[0])
+    rows = embedding_rows(model)
     beyond = sorted((i, token) for token, i in model.tokenizer.get_vocab().items() if i >= rows)
     if not beyond:
         return
@@ -155,8 +155,8 @@ def _copy_with(source: Path, assets: Path, name: str, changed: Mapping[str, Any]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return settings
+    settings = parse_json(path.read_text("utf-8")) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _with_pooling_booleans(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ExportError
+from pipeline.files import parse_json
 
 _TEXT = {"text", "message"}
 _EXPORTED = {"Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"}
@@ -35,7 +36,7 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
             its name, with the reason.
     """
     try:
-        modules = json.loads((path / "modules.json").read_text("utf-8"))
+        modules = parse_json((path / "modules.json").read_text("utf-8"))
     except ValueError:
         return  # loading says what is wrong with it
     if not isinstance(modules, list):
@@ -68,7 +69,7 @@ def refuse_module_files(path: Path, location: str, *, trust_remote_code: bool) -
 def weighted_modules(path: Path) -> list[str]:
     """Return the directories of the modules that have weights of their own behind the encoder."""
     try:
-        modules = json.loads((path / "modules.json").read_text("utf-8"))
+        modules = parse_json((path / "modules.json").read_text("utf-8"))
     except ValueError:
         return []  # loading says what is wrong with it
     return [
@@ -80,7 +81,7 @@ def weighted_modules(path: Path) -> list[str]:
 
 def _activation(dense: Path) -> str:
     try:
-        config = json.loads((dense / "config.json").read_text("utf-8"))
+        config = parse_json((dense / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return "torch."  # loading says what is wrong with it
     return str(config.get("activation_function", "torch."))

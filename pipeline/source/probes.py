@@ -67,6 +67,10 @@ def check_probes(
         ResolveError: other ids or vectors, or Sentence Transformers itself fails.
     """
     texts = probe_texts(model.tokenizer, tokenizer.max_length)
+    for name, prompt in prompts.items():
+        refusal = tokenizer.refusal(tokenizer.rows([SHORT["plain"]], prompt)[0].ids)
+        if refusal is not None:
+            raise ResolveError(f"{location}: its prompt {name} ({prompt[:60]!r}) {refusal}")
     few = {name: texts[name] for name in ("plain", "empty", "longer than the limit")}
     _check_ids(model, tokenizer, texts, "", location)
     for prompt in dict.fromkeys([*prompts.values(), UNKNOWN_PROMPT]):

@@ -1,11 +1,11 @@
 """Refuse models whose files name files elsewhere: what is hashed has to be all that is loaded."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ResolveError
+from pipeline.files import parse_json
 
 _WITH_CODE = (
     "config.json",
@@ -47,8 +47,7 @@ def refuse_references(path: Path, location: str) -> None:
                 f"{location}: {file} names {name!r}: what begins with a dot is taken for a "
                 "cache's, and its change would go unseen: rename it"
             )
-        inside = (path / name).resolve().is_relative_to(path.resolve())
-        if not inside and not _in_cache(path, name):
+        if not _is_inside(path, name) and not _in_cache(path, name):
             raise ResolveError(
                 f"{location}: {file} names {name!r}, which leads out of the model's directory: "
                 "copy what it names into it, or save the model anew with SentenceTransformer.save()"
@@ -70,10 +69,26 @@ def _named(path: Path) -> Iterator[tuple[str, str]]:
         elsewhere = settings.get("tokenizer_name_or_path")
         if isinstance(elsewhere, str) and elsewhere:
             yield config.name, str(Path("..") / elsewhere)
-        for arguments in (settings.get(key) for key in _ARGUMENTS):
-            for value in arguments.values() if isinstance(arguments, dict) else ():
-                if isinstance(value, str) and (value.startswith("/") or ".." in Path(value).parts):
-                    yield config.name, value
+        for value in _texts([settings.get(key) for key in _ARGUMENTS]):
+            if value.startswith("/") or ".." in Path(value).parts:
+                yield config.name, value
+    for config, key, value in _files(path):
+        outside = Path(value).is_absolute() or ".." in Path(value).parts
+        if outside and "\0" not in value and (path / value).exists():
+            yield f"{config} ({key})", value
+
+
+def _files(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each setting that some version of transformers opens as a file, where one is stated.
+
+    ``special_tokens_map_file`` is a leftover of whoever trained: nobody opens it.
+    """
+    for name in ("tokenizer_config.json", "config.json"):
+        for config in path.rglob(name):
+            for key, value in _read(config).items():
+                opened = key.endswith("_file") and key != "special_tokens_map_file"
+                if isinstance(value, str) and (opened or key == "transformers_weights"):
+                    yield name, key, value
 
 
 def _code(path: Path) -> Iterator[tuple[str, str]]:
@@ -108,14 +123,23 @@ def _is_left_out(name: str) -> bool:
     return any(part.startswith((".", "__pycache__")) for part in parts)
 
 
+def _is_inside(path: Path, name: str) -> bool:
+    try:
+        return (path / name).resolve().is_relative_to(path.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that no file can have
+        return False
+
+
 def _in_cache(path: Path, name: str) -> bool:
     """Whether it is a link of the hub's cache: a snapshot's files are links to blobs beside it."""
-    return ".." not in Path(name).parts and not Path(name).is_absolute() and (path / name).is_file()
+    if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+        return False
+    return (path / name).is_file()
 
 
 def _modules(path: Path) -> list[Any]:
     try:
-        modules = json.loads((path / "modules.json").read_text("utf-8"))
+        modules = parse_json((path / "modules.json").read_text("utf-8"))
     except (OSError, ValueError):
         return []
     return modules if isinstance(modules, list) else []
@@ -123,7 +147,7 @@ def _modules(path: Path) -> list[Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(path.read_text("utf-8"))
+        settings = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}  # loading says what is wrong with it
     return settings if isinstance(settings, dict) else {}

@@ -35,12 +35,18 @@ def read_tokenization(model: Any, location: str) -> Tokenization:
     """Read it from the loaded model's first module.
 
     Raises:
-        ResolveError: a chat template that is more than strings around a text, or no pad token.
+        ResolveError: a chat template that is more than strings around a text, no pad token, or a
+            limit that is no number.
     """
     first, tokenizer = model[0], model.tokenizer
     call = call_settings(first)
     splits = call.get("split_special_tokens", getattr(tokenizer, "split_special_tokens", False))
     own = call.get("max_length", model.max_seq_length)
+    if own is not None and (isinstance(own, bool) or not isinstance(own, int | float)):
+        raise ResolveError(
+            f"{location}: its max length is {own!r}, expected a whole number; correct it in "
+            "sentence_bert_config.json and tokenizer_config.json"
+        )
     if tokenizer.pad_token is None:
         raise ResolveError(
             f"{location}: its tokenizer has no pad token, without which Sentence Transformers "
@@ -48,12 +54,37 @@ def read_tokenization(model: Any, location: str) -> Tokenization:
             "model.tokenizer.eos_token) and save the model again"
         )
     message = "message" in first.modalities
+    _refuse_unembedded(model, location, with_special=call.get("add_special_tokens", True))
     return Tokenization(
         limit=None if own is None or own >= NO_LIMIT else int(own),
         adds_special_tokens=bool(call.get("add_special_tokens", True)) and not message,
         splits_special_tokens=bool(splits),
         wrapping=_read_wrapping(first, location) if message else None,
     )
+
+
+def _refuse_unembedded(model: Any, location: str, *, with_special: bool) -> None:
+    """Check that the tokens which pad a batch, or stand in every text, have embeddings.
+
+    Raises:
+        ResolveError: one has none: the tokenizer was given it, and the table was not enlarged.
+    """
+    tokenizer, rows = model.tokenizer, embedding_rows(model)
+    around = _own_ids(tokenizer, "", special=True) if with_special else ()
+    for use, ids in (("pads every batch", (tokenizer.pad_token_id,)), ("is in every text", around)):
+        if max(ids, default=0) >= rows:
+            raise ResolveError(
+                f"{location}: {tokenizer.convert_ids_to_tokens(max(ids))!r} {use} and is token "
+                f"{max(ids)}, the model has embeddings for {rows} tokens: Sentence Transformers "
+                "itself fails. Enlarge the table (model[0].auto_model.resize_token_embeddings("
+                "len(model.tokenizer))) or name a token that the model knows "
+                "(model.tokenizer.pad_token = model.tokenizer.eos_token), and save the model again"
+            )
+
+
+def embedding_rows(model: Any) -> int:
+    """Return how many tokens the model has embeddings for."""
+    return int(model[0].auto_model.get_input_embeddings().weight.shape[0])
 
 
 def call_settings(first: Any) -> dict[str, Any]:
@@ -140,7 +171,7 @@ def _last_ids(first: Any, bare: str, after: str) -> tuple[int, ...]:
     if not first.processing_kwargs.get("chat_template", {}).get("restore_suffix", True):
         return ()
     one, two = (
-        _ids(first.tokenizer, bare + text + after) for text in ("0", "1 2 3 4")
+        _own_ids(first.tokenizer, bare + text + after) for text in ("0", "1 2 3 4")
     )  # the fillers that Sentence Transformers compares
     count = next(
         (i for i, (a, b) in enumerate(zip(reversed(one), reversed(two), strict=False)) if a != b), 0
@@ -148,6 +179,6 @@ def _last_ids(first: Any, bare: str, after: str) -> tuple[int, ...]:
     return tuple(one[len(one) - count :])
 
 
-def _ids(tokenizer: Any, text: str) -> Sequence[int]:
-    ids: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _own_ids(tokenizer: Any, text: str, *, special: bool = False) -> Sequence[int]:
+    ids: Sequence[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
     return ids

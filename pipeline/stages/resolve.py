@@ -77,12 +77,18 @@ def _describe(
     """Load the model once to read its max length, pooling and prompts as it applies them."""
     from pipeline.engines.torch import limit_length, load_sentence_transformer
     from pipeline.source.probes import check_limit, check_probes
+    from pipeline.source.whole import load_watched, refuse_drawn
 
-    model = load_sentence_transformer(
-        located.path, device="cpu", trust_remote_code=config.trust_remote_code
-    )
+    def load() -> Any:
+        return load_sentence_transformer(
+            located.path, device="cpu", trust_remote_code=config.trust_remote_code
+        )
+
+    model, drew = load_watched(load)
     refuse_chain(model, located.location)
     tokenization = read_tokenization(model, located.location)
+    if drew:
+        refuse_drawn(model, load(), located.location)
     if tokenization.limit is not None:
         check_limit(model, tokenization.limit, located.location)
     max_length = _max_length(config, model, tokenization.limit, located.location)

@@ -197,9 +197,9 @@ def _read_table(path: Path, config: DatasetConfig) -> Labelled:
 
 
 def _number(text: str) -> float:
-    """Return the number, or NaN where the text is none."""
+    """Return the number, or NaN where the text is none; 1_0 is one to Python alone."""
     try:
-        return float(text)
+        return math.nan if "_" in text else float(text)
     except ValueError:
         return math.nan
 

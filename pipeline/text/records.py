@@ -7,10 +7,12 @@ like others.
 
 import csv
 import json
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from pipeline.text.lines import Lines, RecordError
 
@@ -159,7 +161,9 @@ def read_jsonl(lines: Lines, needs: Needs) -> Iterator[Record]:
             continue
         where = lines.at(number)
         try:
-            fields = json.loads(line, object_pairs_hook=_one_of_each(where))
+            fields = _STRICT.decode(line.strip())
+        except _TwiceError as error:
+            raise RecordError(f"{where}: {error}; remove one") from error
         except ValueError as error:
             words = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise RecordError(f"{where}: not JSON: {words}; one object a line") from error
@@ -171,15 +175,33 @@ def read_jsonl(lines: Lines, needs: Needs) -> Iterator[Record]:
         yield Record(where=where, fields=fields)
 
 
-def _one_of_each(where: str) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
-    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            twice = _repeated([name for name, _ in pairs])
-            raise RecordError(f"{where}: the key {twice!r} stands twice; remove one")
-        return fields
+class _TwiceError(ValueError):
+    """A key stands twice in one object."""
 
-    return build
+
+def _one_of_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = _repeated([name for name, _ in pairs])
+        raise _TwiceError(f"the key {twice!r} stands twice")
+    return fields
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number[:SHOWN]} is too large a number")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON; write null, or leave it out")
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_one_of_each, parse_float=_finite, parse_constant=_refuse_constant
+)
+"""Python's own takes NaN, and the last of two equal keys."""
 
 
 def take_text(record: Record, column: str) -> str:
@@ -211,6 +233,18 @@ def take_label(record: Record, column: str) -> str:
             "number"
         )
     return _check_unicode(value, record, column)
+
+
+def take_value(record: Record, column: str) -> object:
+    """Return a field as it is, whatever it is.
+
+    Raises:
+        RecordError: not Unicode, in whatever depth.
+    """
+    value = record.fields[column]
+    if isinstance(value, dict | list):
+        _check_unicode(json.dumps(value, ensure_ascii=False), record, column)
+    return _check_unicode(value, record, column) if isinstance(value, str) else value
 
 
 def _check_unicode(value: str, record: Record, column: str) -> str:

@@ -47,7 +47,9 @@ def test_a_manifest_of_before_is_accepted(manifest: Manifest) -> None:
     assert parse_manifest(Path("bundle"), json.dumps(old).encode()) == old
 
 
-@pytest.mark.parametrize("key", ["precision", "precision_type", "model", "files", "check"])
+@pytest.mark.parametrize(
+    "key", ["precision", "precision_type", "model", "graph", "config", "files", "check"]
+)
 def test_lacks_a_key(manifest: Manifest, key: str) -> None:
     without = {name: value for name, value in manifest.items() if name != key}
     assert f"lacks {key}; publish the bundle again" in refusal(json.dumps(without))
@@ -108,12 +110,31 @@ def test_names_that_lead_astray(manifest: Manifest, name: str, where: str) -> No
         (lambda m: m["check"]["gates"].update(x="1"), "gates.x is text, expected a fraction or"),
         (lambda m: m["lineage"][0].update(sha256=None), "lineage[0].sha256 is null"),
         (lambda m: m["lineage"][1].update({"from": 1}), "lineage[1].from is an integer"),
+        (lambda m: m["graph"].pop("inputs"), "lacks graph.inputs"),
+        (lambda m: m["graph"].update(inputs=["input_ids"]), "graph.inputs[0] is text"),
+        (lambda m: m["graph"]["inputs"][0].pop("dtype"), "lacks graph.inputs[0].dtype"),
+        (lambda m: m["graph"]["inputs"][0].update(name='x" ] backend: "python'), "inputs[0].name"),
+        (lambda m: m["graph"]["outputs"][0].update(name="other"), "graph.outputs[0].name is"),
+        (lambda m: m.update(config={"engine": []}), "config.engine is a list"),
     ],
 )
 def test_wrong_values(manifest: Manifest, change: Callable[[Manifest], Any], named: str) -> None:
     changed = copy.deepcopy(manifest)
     change(changed)
     assert named in refusal(json.dumps(changed))
+
+
+@pytest.mark.parametrize("where", ["model.name", "precision"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../x", "/tmp/x", "..", "", "a b", 'x"\nbackend: "python', "a\x1b[2J", "é", "a" * 300],
+)
+def test_names_that_become_directories(manifest: Manifest, where: str, name: str) -> None:
+    """``share pull`` writes ``triton/<name>/`` and a server's configuration with the name."""
+    changed = copy.deepcopy(manifest)
+    owner = changed["model"] if where == "model.name" else changed
+    owner[where.rpartition(".")[2]] = name
+    assert f"{where} is {name[:40]!r}, expected letters" in refusal(json.dumps(changed))
 
 
 @pytest.mark.parametrize(

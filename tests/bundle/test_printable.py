@@ -26,7 +26,7 @@ def test_what_is_logged() -> None:
 
 
 @pytest.mark.many
-@pytest.mark.parametrize("place", ["name", "precision", "artifact", "created"])
+@pytest.mark.parametrize("place", ["id", "artifact", "created"])
 def test_verify_prints_no_line_of_a_bundle(
     place: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -34,7 +34,7 @@ def test_verify_prints_no_line_of_a_bundle(
 
     def write(words: str) -> None:
         manifest = manifest_of(bundle)
-        places = {"name": manifest["model"], "artifact": manifest["lineage"][1]}
+        places = {"id": manifest["model"], "artifact": manifest["lineage"][1]}
         places.get(place, manifest)[place] = words
         write_manifest(bundle, manifest)
 

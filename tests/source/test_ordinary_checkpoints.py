@@ -17,6 +17,7 @@ from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel
 from pipeline.errors import PipelineError, ResolveError
 from pipeline.runtime import load
+from pipeline.source.references import refuse_references
 from pipeline.stages.resolve import resolve
 from pipeline.text.tokens import Tokenizer
 
@@ -176,6 +177,32 @@ def _arguments_elsewhere(path: Path) -> None:
     edit(path / "sentence_bert_config.json", model_args={"cache_dir": "/models/other"})
 
 
+def _nested_arguments_elsewhere(path: Path) -> None:
+    edit(path / "sentence_bert_config.json", model_args={"adapter_kwargs": {"path": ["../lora"]}})
+
+
+def _tokenizer_file_elsewhere(path: Path) -> None:
+    shutil.copyfile(path / "tokenizer.json", path.parent / "other.json")
+    edit(path / "tokenizer_config.json", tokenizer_file=str(path.parent / "other.json"))
+
+
+def _weights_elsewhere(path: Path) -> None:
+    shutil.copyfile(path / "model.safetensors", path.parent / "other.safetensors")
+    edit(path / "config.json", transformers_weights="../other.safetensors")
+
+
+def _link_to_itself(path: Path) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    shutil.rmtree(path / modules[1]["path"])
+    (path / modules[1]["path"]).symlink_to(modules[1]["path"])
+
+
+def _no_name(path: Path) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    modules[1]["path"] = "a\0b"
+    (path / "modules.json").write_text(json.dumps(modules))
+
+
 def _no_type(path: Path) -> None:
     (path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": ""}]')
 
@@ -226,6 +253,24 @@ REFUSED: dict[str, tuple[Change, str]] = {
         _arguments_elsewhere,
         r"sentence_bert_config\.json names '/models/other', which leads out",
     ),
+    "nested arguments that lead outside": (
+        _nested_arguments_elsewhere,
+        r"sentence_bert_config\.json names '\.\./lora', which leads out",
+    ),
+    "a tokenizer's file outside": (
+        _tokenizer_file_elsewhere,
+        r"tokenizer_config\.json \(tokenizer_file\) names .*other\.json', which leads out",
+    ),
+    "weights outside": (
+        _weights_elsewhere,
+        r"config\.json \(transformers_weights\) names '\.\./other\.safetensors', which leads out",
+    ),
+    "a module that links to itself": (_link_to_itself, "names '1_Pooling', which leads out"),
+    "a module of no possible name": (_no_name, r"names 'a\\x00b', which leads out"),
+    "modules nested too deeply": (
+        lambda path: (path / "modules.json").write_text("[" * 100_000),
+        "does not load as a Sentence Transformer",
+    ),
     "a module without a type": (_no_type, "entry 0 is .*expected an object with type and path"),
     "modules that are no list": (_no_list, "no list of modules"),
     "a Dense without weights": (
@@ -247,3 +292,17 @@ def test_a_directory_is_refused_with_the_remedy(name: str, tmp_path: Path) -> No
     with pytest.raises(PipelineError, match=words) as caught:
         resolved(saved, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_paths_that_training_left_behind_are_no_references(tmp_path: Path) -> None:
+    """transformers writes where it read from; nobody opens that again."""
+    saved = save_tokenized(Settings(), tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text("{}")
+    left = {
+        "name_or_path": str(tmp_path),
+        "special_tokens_map_file": str(tmp_path / "special_tokens_map.json"),
+        "tokenizer_file": "/home/me/.cache/huggingface/tokenizer.json",
+    }
+    edit(saved / "tokenizer_config.json", **left)
+    edit(saved / "config.json", _name_or_path=str(tmp_path))
+    refuse_references(saved, "here")

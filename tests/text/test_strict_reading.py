@@ -36,6 +36,12 @@ REFUSED = {
     "one array": ("jsonl", '[{"text": "a"},\n{"text": "b"}]\n', "line 1: not JSON"),
     "text is a number": ("jsonl", '{"text": 5}\n', "line 1: text is 5, expected a string"),
     "text is a list": ("jsonl", '{"text": ["a"]}\n', 'line 1: text is ["a"], expected a string'),
+    "NaN": ("jsonl", '{"text": "a", "id": NaN}\n', "line 1: not JSON: NaN is no value of JSON"),
+    "infinity": ("jsonl", '{"text": "a", "id": -Infinity}\n', "line 1: not JSON: -Infinity is no"),
+    "no such number": ("jsonl", '{"text": "a", "id": 1e999}\n', "line 1: not JSON: 1e999 is too"),
+    "digits without end": ("jsonl", f'{{"text": "a", "id": {"9" * 5000}}}\n', "line 1: not JSON"),
+    "nested too deeply": ("jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2: nested too deeply"),
+    "a mark amid the file": ("jsonl", '{"text": "a"}\n\ufeff{"text": "b"}\n', "line 2: not JSON"),
     "NUL in JSON": ("jsonl", '{"text": "a\0"}\n', "line 1: not JSON"),
 }  # fmt: skip
 BYTES = {
@@ -118,9 +124,12 @@ def test_texts_a_line_in_cr_alone_are_refused(tmp_path: Path) -> None:
     assert encoded(path) == ["one\rtwo", "three"]
 
 
-def test_kept_values_are_checked_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "value", ['"\\udc00"', '{"a": "\\udc00"}', '{"\\udc00": 1}', '[[["\\ud800"]]]']
+)
+def test_kept_values_are_checked_too(value: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a", "id": "\\udc00"}\n')
+    path.write_text(f'{{"text": "a", "id": {value}}}\n')
     with pytest.raises(EncodeError, match="line 1: id is not Unicode"):
         list(read_chunks(make_source(str(path), None, None, ["id"])))
 

@@ -73,9 +73,10 @@ class HubSource:
         """
         from huggingface_hub import hf_hub_download
 
-        size = self._sizes.get(name)
-        if size is not None and size > most:
-            raise ShareError(f"{self.reference}: {name} is of {size} bytes there, {most} at most")
+        size = self._sizes.get(name, 0)  # what is not there, it says itself
+        if size is None or size > most:
+            seen = "of a size that is not stated" if size is None else f"of {size} bytes"
+            raise ShareError(f"{self.reference}: {name} is {seen} there, {most} at most")
         with _translated(self.reference):
             hf_hub_download(
                 self.reference.repo_id,

@@ -55,14 +55,14 @@ def triton_problems(parent: Parent, engines: Sequence[EngineDirectory]) -> Itera
     for name, sha256 in used.items():
         if known.get(name) != sha256:
             yield f"{root / MANIFEST}: made with an engine {name} that is not there; {again}"
-    checker = Checker(root, manifest)
+    checker, listed = Checker(root, manifest), {*files, MANIFEST}
     for name in files:
         try:
             checker.path(name)
         except BundleError as error:
             yield str(error)
     for path in sorted(root.rglob("*")):
-        if path.relative_to(root).as_posix() not in {*files, MANIFEST} and not (
+        if path.relative_to(root).as_posix() not in listed and not (
             path.is_dir() and not path.is_symlink()
         ):
             yield f"{path}: not in the manifest of {TRITON}/; remove it, or {again}"

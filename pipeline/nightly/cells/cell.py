@@ -32,6 +32,7 @@ from pipeline.nightly.cells.child import Ending
 from pipeline.nightly.cells.matrix import Cell, cell_from
 from pipeline.nightly.cells.previous import keep_previous
 from pipeline.nightly.stop import Stop
+from pipeline.printable import print_error
 
 CELL_FILE, LOG_FILE, OUTCOME_FILE = "cell.json", "log.txt", "outcome.json"
 _LONGEST = 500
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directory = _listed(options.directory) if options.list else options.directory
             status = run_cell(directory, stopping)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return _EXIT_CODES.get(status.state, 1)
 
