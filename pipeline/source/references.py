@@ -72,10 +72,10 @@ def _named(path: Path) -> Iterator[tuple[str, str]]:
         for value in _texts([settings.get(key) for key in _ARGUMENTS]):
             if value.startswith("/") or ".." in Path(value).parts:
                 yield config.name, value
-    for config, key, value in _files(path):
+    for file, key, value in _files(path):
         outside = Path(value).is_absolute() or ".." in Path(value).parts
         if outside and "\0" not in value and (path / value).exists():
-            yield f"{config} ({key})", value
+            yield f"{file} ({key})", value
 
 
 def _files(path: Path) -> Iterator[tuple[str, str, str]]:
