@@ -31,11 +31,12 @@ class NumericType(StrEnum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+    fp8 = "fp8"
     int8 = "int8"
 
 
 class Rounding(StrEnum):
-    """How int8 weights are rounded."""
+    """How int8 and fp8 weights are rounded."""
 
     gptq = "gptq"
     nearest = "nearest"
@@ -117,14 +118,14 @@ class ModelConfig:
 
 @dataclass
 class TargetConfig:
-    """The agreement that int8 has to reach on held-back text; GEMMs are left out until it does."""
+    """The agreement to reach on held-back text; GEMMs are left out of int8 or fp8 until it is."""
 
     cosine_mean: float | None = None
 
 
 @dataclass
 class PrecisionConfig:
-    """What the GEMMs compute in, and how int8 gets there."""
+    """What the GEMMs compute in, and how int8 and fp8 get there."""
 
     name: str = MISSING
     type: NumericType = MISSING
@@ -194,6 +195,7 @@ class PlanGatesConfig:
     """The least that an engine's own layers must show, as shares; null: no gate."""
 
     int8_gemms: float | None = None
+    fp8_gemms: float | None = None
     gemm_types: float | None = None
     attention_fused: dict[str, float | None] = field(default_factory=dict)
 

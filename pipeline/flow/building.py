@@ -29,6 +29,7 @@ from pipeline.bundle.signing import check_key, sign_bundle
 from pipeline.bundle.verification import verify_engines
 from pipeline.config import EngineChoice, EngineConfig, NumericType
 from pipeline.contracts import Engine, OnnxModel, Profile, TensorSpec
+from pipeline.engines.fp8_gpus import fp8_target
 from pipeline.engines.gpu import Gpu, find_gpu
 from pipeline.engines.opening import open_encoder
 from pipeline.engines.tensorrt import obstacle
@@ -104,6 +105,7 @@ def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
     config = _settings(parent, order)
     max_length = int(parent.manifest["model"]["max_length"])
     plan = plan_build(config, max_length=max_length, target=order.target)
+    order = _for_fp8(parent, order)
     if not plan.runtimes:
         why = "; ".join(f"{item.runtime}: {item.reason}" for item in plan.not_built)
         raise BuildError(f"no engine can be built here: {why or 'runtime=onnxruntime'}")
@@ -122,6 +124,13 @@ def build_engines(parent: Parent, order: BuildOrder) -> list[Added]:
             with _alone(into, ".repository.lock", wait=True):
                 write_repository(parent)
     return added
+
+
+def _for_fp8(parent: Parent, order: BuildOrder) -> BuildOrder:
+    """Name the GPU type of an fp8 plan for TensorRT-RTX, before anything is built."""
+    if NumericType(parent.manifest["precision_type"]) is not NumericType.fp8:
+        return order
+    return replace(order, target=fp8_target(find_gpu(), order.target))
 
 
 def write_repository(parent: Parent) -> None:

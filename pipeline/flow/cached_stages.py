@@ -187,7 +187,7 @@ def to_precision(
             return cast(stages, model, fp32, config.keep_fp32, texts)
         case NumericType.bf16:
             return cast_bf16(stages, model, fp32, config.keep_fp32, texts)
-        case NumericType.int8:
+        case NumericType.int8 | NumericType.fp8:
             return quantize(stages, model, fp32, config, texts)
 
 
@@ -244,7 +244,7 @@ def quantize(
     config: PrecisionConfig,
     texts: Sequence[str],
 ) -> Graphs:
-    """Return the int8 graphs; the precision's name is nothing that they depend on."""
+    """Return the int8 or fp8 graphs; the precision's name is nothing that they depend on."""
 
     def make(out: Path) -> Graphs:
         from pipeline.stages.quantize import quantize
@@ -322,7 +322,8 @@ def build(
 
         return build(graph, runtime, profiles, config, timing_cache, out)
 
-    gpu = find_gpu() if runtime == "tensorrt" else None
+    # TensorRT-RTX's own targets have no fp8 among them: such a plan is for one type of GPU
+    gpu = find_gpu() if runtime == "tensorrt" or graph.precision is NumericType.fp8 else None
     parts = {
         "code": code_sha256("pipeline.stages.build"),
         "graph": graph.sha256,

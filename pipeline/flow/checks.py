@@ -6,10 +6,13 @@ from pipeline.bundle.sharing.transfer import references
 from pipeline.bundle.signing import check_key
 from pipeline.config import (
     CacheConfig,
+    EngineChoice,
     HighPrecision,
     NumericType,
     PipelineConfig,
 )
+from pipeline.engines.fp8_gpus import fp8_target
+from pipeline.engines.gpu import find_gpu
 from pipeline.errors import ConfigError
 from pipeline.measure.settings import check_validate
 from pipeline.quant.calibrate.settings import check_quantize
@@ -20,10 +23,12 @@ def check(config: PipelineConfig) -> None:
 
     Raises:
         ConfigError: see the messages.
+        BuildError: fp8 for a GPU without it.
     """
     check_validate(config.validate)
     check_quantize(config.precision)
     _check_half(config)
+    _check_fp8(config)
     _check_cache(config.cache)
     _check_publish(config)
 
@@ -46,6 +51,19 @@ def _check_half(config: PipelineConfig) -> None:
         )
     if between is HighPrecision.fp16:
         raise ConfigError(f"{refused}set precision.high_precision=fp32")
+
+
+def _check_fp8(config: PipelineConfig) -> None:
+    """Refuse fp8 engines for this machine's GPU where that has none.
+
+    Raises:
+        BuildError: it has no fp8.
+    """
+    if (
+        config.precision.type is NumericType.fp8
+        and config.engine.runtime is not EngineChoice.onnxruntime
+    ):
+        fp8_target(find_gpu())
 
 
 def _check_cache(config: CacheConfig) -> None:

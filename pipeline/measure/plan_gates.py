@@ -16,8 +16,9 @@ _SHOWN = 3
 class Promise:
     """What a precision's label says of the graph's GEMMs.
 
-    ``int8`` are the ONNX nodes of the GEMMs that quantize put in int8, with the names that the
-    report gives them; every other computes in ``otherwise``. ``int8_attention``: so may attention.
+    ``int8`` are the ONNX nodes of the GEMMs that quantize put in int8 (of ``kind`` fp8: in fp8),
+    with the names that the report gives them; every other computes in ``otherwise``.
+    ``int8_attention``: so may attention.
     """
 
     kind: NumericType
@@ -33,8 +34,8 @@ def promise_of(kind: NumericType, quantization: Mapping[str, Any] | None) -> Pro
     return Promise(
         kind=kind,
         otherwise=quantization["high_precision"]["engines"],
-        int8={gemm["node"]: gemm["name"] for gemm in quantization["gemm_list"] if gemm["int8"]},
-        int8_attention=bool(quantization["attention_gemms_int8"]),
+        int8={g["node"]: g["name"] for g in quantization["gemm_list"] if g[kind.value]},
+        int8_attention=bool(quantization[f"attention_gemms_{kind.value}"]),
     )
 
 
@@ -42,13 +43,15 @@ def apply_plan_gates(
     found: EngineLayers, promise: Promise, config: PlanGatesConfig
 ) -> tuple[Gate, ...]:
     """Return a gate for each share that has a threshold; the first kernels at fault are named."""
+    fp8 = promise.kind is NumericType.fp8
+    reduced = "fp8_gemms" if fp8 else "int8_gemms"
     faults = {
-        "int8_gemms": _not_int8(found, promise),
+        reduced: _not_reduced(found, promise),
         "gemm_types": _of_another_type(found, promise),
         f"attention_fused.{promise.kind}": _not_fused(found),
     }
     thresholds: dict[str, float | None] = {
-        "int8_gemms": config.int8_gemms,
+        reduced: config.fp8_gemms if fp8 else config.int8_gemms,
         "gemm_types": config.gemm_types,
         f"attention_fused.{promise.kind}": config.attention_fused.get(promise.kind),
     }
@@ -71,8 +74,8 @@ def _gate(setting: str, threshold: float, of: int, faults: list[str]) -> Gate:
     )
 
 
-def _not_int8(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
-    """Return how many GEMMs were promised in int8, in all profiles, and those that are not."""
+def _not_reduced(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
+    """Return how many GEMMs were promised so, in all profiles, and those that are not."""
     profiles = sorted({layer.profile for layer in found.layers})
     faults = []
     for profile in profiles:
@@ -81,13 +84,13 @@ def _not_int8(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
             kernel = kernels.get(node)
             if kernel is None:
                 faults.append(f"{name} is in no GEMM of the plan")
-            elif kernel.type != "int8":
+            elif kernel.type != promise.kind.value:
                 faults.append(f"{name} computes in {kernel.type} ({kernel.name})")
     return len(promise.int8) * len(profiles), faults
 
 
 def _of_another_type(found: EngineLayers, promise: Promise) -> tuple[int, list[str]]:
-    """Return how many GEMMs and attentions were not promised in int8, and those of another type.
+    """Return how many GEMMs and attentions were not promised so, and those of another type.
 
     What the cast to fp16 left in fp32 on purpose may be in either.
     """
@@ -97,7 +100,7 @@ def _of_another_type(found: EngineLayers, promise: Promise) -> tuple[int, list[s
         rest = [node for node in nodes if node not in promise.int8]
         allowed = {promise.otherwise}
         if layer.kind is Kind.attention and promise.int8_attention:
-            allowed.add("int8")
+            allowed.add(promise.kind.value)
         if kept.intersection(layer.nodes):
             allowed.add("fp32")
         total += len(rest)

@@ -123,7 +123,7 @@ def _open_plan(engine: EngineDirectory, choice: Choice, *, cached: bool) -> Enco
 def _open_model(parent: Parent, checker: Checker, wanted: str) -> Encoder:
     manifest = parent.manifest
     kind = NumericType(manifest["precision_type"])
-    gpu = kind is not NumericType.int8 and _may_use_a_gpu()
+    gpu = kind not in (NumericType.int8, NumericType.fp8) and _may_use_a_gpu()
     on_gpu = _open_on_gpu(checker, wanted) if gpu else None
     if on_gpu is not None:
         return on_gpu

@@ -58,7 +58,8 @@ def _openers(parent: Parent, engines: Sequence[EngineDirectory]) -> Iterator[_Op
 
     path, kind = parent.root / "model.onnx", NumericType(parent.manifest["precision_type"])
     yield "onnxruntime", path.name, _without_onnxruntime(), partial(_onnxruntime, path, kind)
-    yield "openvino", path.name, missing(), partial(_openvino, path, kind)
+    without = missing() if kind is not NumericType.fp8 else "fp8 is for GPUs"
+    yield "openvino", path.name, without, partial(_openvino, path, kind)
     if parent.checker.has(CUDA_GRAPH.as_posix()):
         fused = parent.root / CUDA_GRAPH
         yield FUSED, CUDA_GRAPH.as_posix(), _without_cuda(), partial(_fused, fused)
@@ -85,7 +86,7 @@ def _without_cuda() -> str | None:
 def _onnxruntime(path: Path, kind: NumericType) -> Encoder:
     from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 
-    return OnnxRuntimeEncoder(path, cuda=kind is not NumericType.int8)
+    return OnnxRuntimeEncoder(path, cuda=kind not in (NumericType.int8, NumericType.fp8))
 
 
 def _fused(path: Path) -> Encoder:

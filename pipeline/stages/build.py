@@ -7,10 +7,11 @@ from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.config import EngineChoice, EngineConfig
+from pipeline.config import EngineChoice, EngineConfig, NumericType
 from pipeline.contracts import Engine, NotBuilt, OnnxModel, Profile, sha256_file
 from pipeline.engines.build_messages import BuildRequest
 from pipeline.engines.builder import run_build
+from pipeline.engines.fp8_gpus import fp8_target
 from pipeline.engines.gpu import Gpu, find_gpu, is_installed
 from pipeline.engines.tensorrt import rtx_obstacle
 from pipeline.errors import BuildError, ConfigError
@@ -145,13 +146,16 @@ def build(
 ) -> Engine:
     """Build one plan in a child process and return it with what was read back.
 
-    ``target`` (``sm_89``) narrows TensorRT-RTX to one GPU type; TensorRT has no choice.
+    ``target`` (``sm_89``) narrows TensorRT-RTX to one GPU type, as fp8 always does; TensorRT has no
+    choice.
 
     Raises:
         BuildError: as ``pipeline.engines.builder.run_build``, or the plan's I/O is not the graph's.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     gpu = find_gpu()
+    if model.precision is NumericType.fp8:
+        target = fp8_target(gpu, target)
     capability = None
     if runtime == "tensorrt_rtx" and target is not None:
         capability = target.removeprefix("sm_")

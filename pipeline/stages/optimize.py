@@ -26,10 +26,11 @@ LEAST_COSINE = {
     NumericType.fp32: 0.99999,
     NumericType.fp16: 0.9999,
     NumericType.bf16: 0.999,
+    NumericType.fp8: 0.99,
     NumericType.int8: 0.995,
 }
 """What a rewritten graph must keep. An addition in another order rounds to another number of fp16
-or bf16, and in int8 moves values near the middle of two steps to the other one."""
+or bf16, and in int8 and fp8 moves values near the middle of two numbers to the other one."""
 
 
 def optimize(graphs: Graphs, source: SourceModel, texts: Sequence[str], out_dir: Path) -> Graphs:

@@ -1,11 +1,11 @@
-"""Quantize an fp32 graph to static W8A8, in the two forms that ship."""
+"""Quantize an fp32 graph to static W8A8, int8 or E4M3, in the two forms that ship."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import HighPrecision, PrecisionConfig
+from pipeline.config import HighPrecision, NumericType, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.errors import QuantizeError
 from pipeline.graph.equivalence import embed_in_pieces, probe
@@ -18,6 +18,7 @@ from pipeline.quant.calibrate.calibration import (
     choose_text,
     describe_calibration,
 )
+from pipeline.quant.calibrate.grid import grid_of
 from pipeline.quant.calibrate.settings import check_quantize
 from pipeline.quant.choose.left_out import add_gains, keep_fp16, left_in_fp16, survey_left_out
 from pipeline.quant.choose.prediction import choose_by_prediction
@@ -37,6 +38,11 @@ from pipeline.quant.write.tables import insert_table_dequantize
 
 log = logging.getLogger(__name__)
 
+_SCHEMES = {
+    NumericType.int8: "W8A8 symmetric, weights per output channel, activations per tensor, static",
+    NumericType.fp8: "E4M3 weights per output channel and activations per tensor, static",
+}
+
 
 def quantize(
     model: OnnxModel,
@@ -45,7 +51,7 @@ def quantize(
     texts: Sequence[str],
     out_dir: Path,
 ) -> Graphs:
-    """Return the int8 graphs of a model, calibrated on ``texts``.
+    """Return the int8 or fp8 graphs of a model, calibrated on ``texts``.
 
     Raises:
         ConfigError: a setting out of range.
@@ -59,6 +65,7 @@ def quantize(
     if not texts:
         raise QuantizeError(f"{source.name}: no text to calibrate on")
     out_dir.mkdir(parents=True)
+    grid, kind = grid_of(config.type), config.type.value
     text = choose_text(source, config, texts)
     batch = probe(text.tokenizer, text.sentences)
     graph = load_graph(model)
@@ -82,7 +89,7 @@ def quantize(
     log.info("smoothed %d tensors: %s", len(records), smoothing)
     check_fold(graph, exact, source, batch)
     attention = (
-        scale_attention(graph, unpadded_batches(text.tokenizer, text.fitted))
+        scale_attention(graph, unpadded_batches(text.tokenizer, text.fitted), grid)
         if config.quantize_attention
         else []
     )
@@ -96,7 +103,7 @@ def quantize(
     insert_attention_qdq(graph.graph, attention)
     insert_table_dequantize(graph.graph, tables)
     prune(graph)
-    unsigned, signed = write_forms(graph, model, config.high_precision, wide, out_dir)
+    unsigned, signed = write_forms(graph, model, config.high_precision, wide, out_dir, config.type)
     chosen: dict[str, Any] = {}
     if choice is not None:
         final_ms = choice.predict_graph(signed)
@@ -110,11 +117,12 @@ def quantize(
         buildable=signed,
         quantization={
             "gemms": len(table),
-            "gemms_int8": len(refined.int8),
-            "attention_gemms_int8": len(attention),
+            "type": kind,
+            f"gemms_{kind}": len(refined.int8),
+            f"attention_gemms_{kind}": len(attention),
             "embedding_tables_int8": describe_tables(tables),
             "method": describe_method(config),
-            "scheme": "W8A8 symmetric, weights per output channel, activations per tensor, static",
+            "scheme": _SCHEMES[config.type],
             "high_precision": {"model.onnx": "fp32", "engines": config.high_precision.value},
             "engine_graph_worst_cosine_to_model_onnx": check_twin(
                 unsigned, signed, source, batch, config.high_precision

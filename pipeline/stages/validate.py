@@ -129,7 +129,8 @@ def _open_artifacts(
     bench: Bench, graphs: Graphs, engines: Sequence[Engine], with_openvino: bool
 ) -> tuple[list[Artifact], list[ArtifactResult]]:
     """Open what runs here, ``model.onnx`` first, and say why the rest does not."""
-    cuda = graphs.portable.precision is not NumericType.int8 and bench.reference.device == "cuda"
+    kind = graphs.portable.precision
+    cuda = kind not in (NumericType.int8, NumericType.fp8) and bench.reference.device == "cuda"
 
     def opened(name: str, path: Path, takes: Callable[[int, int], bool] | None) -> Artifact:
         encoder = open_encoder(name, path, bench.kind, cuda=cuda)
@@ -140,7 +141,7 @@ def _open_artifacts(
     artifacts = [opened("onnxruntime", model, None)]
     refused = []
     if with_openvino:
-        reason = missing()
+        reason = missing() if kind is not NumericType.fp8 else "fp8 is for GPUs"
         if reason is None:
             artifacts.append(opened("openvino", model, None))
         else:

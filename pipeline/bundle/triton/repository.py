@@ -186,7 +186,7 @@ def _encoder_fields(parent: Parent, plans: Sequence[EngineDirectory]) -> dict[st
         return {
             "platform": "onnxruntime_onnx",
             "plans": [],
-            "cpu": parent.manifest["precision_type"] == NumericType.int8,
+            "cpu": parent.manifest["precision_type"] in (NumericType.int8, NumericType.fp8),
             "preferred": [],
             "warmup": [(1, lengths[0]), (1, lengths[-1])],
         }

@@ -150,7 +150,7 @@ def make_trend(entries: Sequence[Entry]) -> Trend:
 
 
 def _precision_order(name: str) -> tuple[int, str]:
-    known = ("fp32", "fp16", "bf16", "int8")
+    known = ("fp32", "fp16", "bf16", "fp8", "int8")
     family = next((i for i, kind in enumerate(known) if name.startswith(kind)), len(known))
     return family, name
 

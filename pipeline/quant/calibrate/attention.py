@@ -10,7 +10,8 @@ from pipeline.contracts import SourceModel
 from pipeline.errors import ConfigError, QuantizeError
 from pipeline.graph.files import constant
 from pipeline.graph.observe import run_observed
-from pipeline.quant.calibrate.scales import LEVELS, representable
+from pipeline.quant.calibrate.grid import INT8, Grid
+from pipeline.quant.calibrate.scales import representable
 from pipeline.text.tokens import TokenBatch
 
 MAX_SEQUENCE = 512
@@ -25,6 +26,7 @@ class AttentionGemm:
 
     node: ir.Node
     steps: tuple[np.float32, np.float32]
+    grid: Grid = INT8
 
 
 def find_attention_gemms(graph: ir.Graph) -> list[ir.Node]:
@@ -68,7 +70,9 @@ def check_attention(source: SourceModel) -> None:
         )
 
 
-def scale_attention(model: ir.Model, batches: Iterable[TokenBatch]) -> list[AttentionGemm]:
+def scale_attention(
+    model: ir.Model, batches: Iterable[TokenBatch], grid: Grid = INT8
+) -> list[AttentionGemm]:
     """Return a graph's attention GEMMs with steps that cover every calibrated value.
 
     Raises:
@@ -92,9 +96,9 @@ def scale_attention(model: ir.Model, batches: Iterable[TokenBatch]) -> list[Atte
     def step(value: ir.Value | None) -> np.float32:
         assert value is not None
         limit = np.full(1, largest[value.name or ""], np.float32)
-        return np.float32(representable(limit / LEVELS)[0])
+        return np.float32(representable(limit / grid.largest)[0])
 
     return [
-        AttentionGemm(node=node, steps=(step(node.inputs[0]), step(node.inputs[1])))
+        AttentionGemm(node=node, steps=(step(node.inputs[0]), step(node.inputs[1])), grid=grid)
         for node in nodes
     ]

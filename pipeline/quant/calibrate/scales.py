@@ -1,4 +1,4 @@
-"""Turn ranges into symmetric int8 steps.
+"""Turn ranges into symmetric steps of a grid.
 
 Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical
 Evaluation" (arXiv:2004.09602), section 3: scale = largest magnitude / 127, zero point 0.
@@ -7,17 +7,25 @@ Evaluation" (arXiv:2004.09602), section 3: scale = largest magnitude / 127, zero
 import numpy as np
 
 from pipeline.config import ScaleMethod
+from pipeline.quant.calibrate.grid import INT8, Grid
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.vectors import FloatArray
 
-LEVELS = np.float32(127)
+LEVELS = INT8.largest
 PERCENTILE = 99.99
 SMALLEST = np.float16(2.0**-14)
 """fp16's smallest normal number. A channel of zeros gets a positive step: TensorRT refuses 0."""
 
 
-def activation_scale(observed: Activation, method: ScaleMethod = ScaleMethod.max) -> np.float32:
-    """Return the per-tensor step; values beyond 127 of them are clipped.
+_E4M3_LIMITS = np.float32(2) ** np.linspace(-1, 1, 17, dtype=np.float32)
+"""Shares of the largest magnitude that E4M3's step is searched over: an octave is every place that
+its numbers can have, below the largest value values saturate, above it more of them underflow."""
+
+
+def activation_scale(
+    observed: Activation, method: ScaleMethod = ScaleMethod.max, grid: Grid = INT8
+) -> np.float32:
+    """Return the per-tensor step; values beyond the largest number of the grid are clipped.
 
     ``max`` covers every calibrated value, ``percentile`` 99.99 % of them (section 3.3 there),
     ``mse`` is the step with the least squared error on the calibrated values (Choukroun et al.,
@@ -32,25 +40,47 @@ def activation_scale(observed: Activation, method: ScaleMethod = ScaleMethod.max
             limit = np.quantile(np.abs(observed.sample), PERCENTILE / 100)
         case ScaleMethod.mse:
             values = np.abs(observed.sample[::4]).ravel()
-            limits = largest * np.linspace(0.3, 1, 29, dtype=np.float32)
-            limit = min(limits, key=lambda limit: _squared_error(values, limit / LEVELS))
-    return np.float32(representable(np.full(1, limit / LEVELS, np.float32))[0])
+            shares = np.linspace(0.3, 1, 29, dtype=np.float32) if grid.even else _E4M3_LIMITS
+            limit = min(
+                largest * shares,
+                key=lambda limit: _squared_error(values, limit / grid.largest, grid),
+            )
+    return np.float32(representable(np.full(1, limit / grid.largest, np.float32))[0])
 
 
-def fake_quantize(values: FloatArray, step: np.float32) -> FloatArray:
-    """Return the values as Q/DQ gives them back: whole steps, from -128 to 127 of them."""
-    result: FloatArray = np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step
+def fake_quantize(values: FloatArray, step: np.float32, grid: Grid = INT8) -> FloatArray:
+    """Return the values as Q/DQ gives them back."""
+    result: FloatArray = grid.round_activation(values / step) * step
     return result
 
 
-def _squared_error(values: FloatArray, step: np.float32) -> float:
-    error = fake_quantize(values, step) - values
+def _squared_error(values: FloatArray, step: np.float32, grid: Grid) -> float:
+    error = fake_quantize(values, step, grid) - values
     return float(np.vdot(error, error))
 
 
-def weight_scales(weight: FloatArray) -> FloatArray:
+def weight_scales(weight: FloatArray, grid: Grid = INT8) -> FloatArray:
     """Return the per-output-channel steps of a ``[in, out]`` weight, ``[out]``."""
-    return representable(np.abs(weight).max(axis=0) / LEVELS)
+    return representable(np.abs(weight).max(axis=0) / grid.largest)
+
+
+def search_weight_scales(weight: FloatArray, energy: FloatArray, grid: Grid) -> FloatArray:
+    """Return the per-output-channel steps with the least error at the output, ``[out]``.
+
+    ``energy`` ``[in]`` is the mean square of what each row of ``weight`` is multiplied with. int8's
+    step is that of the largest weight.
+    """
+    if grid.even:
+        return weight_scales(weight)
+    largest = np.abs(weight).max(axis=0)
+    best = representable(largest / grid.largest)
+    least = np.full(len(best), np.inf, np.float32)
+    for share in _E4M3_LIMITS:
+        steps = representable(largest * share / grid.largest)
+        error = energy @ np.square(grid.round(weight / steps) * steps - weight)
+        better = error < least
+        best, least = np.where(better, steps, best), np.where(better, error, least)
+    return best
 
 
 def representable(steps: FloatArray) -> FloatArray:

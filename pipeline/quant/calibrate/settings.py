@@ -1,6 +1,6 @@
-"""Refuse settings of int8 that are out of range."""
+"""Refuse settings of int8 and fp8 that are out of range."""
 
-from pipeline.config import HighPrecision, PrecisionConfig
+from pipeline.config import HighPrecision, NumericType, PrecisionConfig
 from pipeline.engines.gpu import is_installed
 from pipeline.engines.layers.predict import find_peaks
 from pipeline.errors import ConfigError
@@ -12,8 +12,10 @@ def check_quantize(config: PrecisionConfig) -> None:
     Raises:
         ConfigError: see the messages.
     """
-    alphas = config.smoothing_alphas
-    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+    alphas, fp8 = config.smoothing_alphas, config.type is NumericType.fp8
+    if fp8:
+        _check_fp8(config)
+    if not (alphas or fp8) or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ConfigError(f"precision.smoothing_alphas={alphas}: expected numbers from 0 to 1")
     if not config.activation_scales:
         raise ConfigError("precision.activation_scales=[]: expected max, percentile or mse")
@@ -33,6 +35,22 @@ def check_quantize(config: PrecisionConfig) -> None:
         raise ConfigError(
             f"precision.target.cosine_mean={target}: expected more than 0 and less than 1"
         )
+
+
+def _check_fp8(config: PrecisionConfig) -> None:
+    """Refuse what is made for int8's even steps only."""
+    for name, off in (
+        ("reconstruction_steps", 0),
+        ("split_share", 0.0),
+        ("engine_aware", None),
+        ("quantize_embeddings", False),
+    ):
+        if getattr(config, name) != off:
+            shown = "null" if off is None else str(off).lower()
+            raise ConfigError(
+                f"precision.{name}={getattr(config, name)}: is for int8 only; with fp8 set it to "
+                f"{shown}"
+            )
 
 
 def _check_engine_aware(config: PrecisionConfig) -> None:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from pipeline.config import PrecisionConfig, Rounding
 from pipeline.graph.gemms import GemmGroup
+from pipeline.quant.calibrate.grid import Grid, grid_of
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.smoothing import Smoother, midrange
@@ -19,7 +20,7 @@ from pipeline.quant.condition.splitting import (
     stagger,
 )
 from pipeline.quant.condition.strength import choose_strength
-from pipeline.vectors import IntArray
+from pipeline.vectors import FloatArray, IntArray
 
 _GPTQ_SHARE = 0.35
 """What GPTQ leaves of the output error of rounding to nearest, about."""
@@ -53,6 +54,7 @@ def condition(
     and on text held back from it. The last group goes first: a value projection is scaled before
     it is read.
     """
+    grid = grid_of(config.type)
     splits = _split_outliers(graph, groups, fitted, config.split_share)
     smoother = Smoother(graph, groups)
     done = []
@@ -62,7 +64,7 @@ def condition(
         if order is not None:
             seen, unseen = seen.taken(order), unseen.taken(order)
         shifts = config.shift and smoother.can_shift(group)
-        shift = midrange(seen) if shifts else np.zeros_like(seen.low)
+        shift = _centre(seen, grid) if shifts else np.zeros_like(seen.low)
         strength = choose_strength(
             seen,
             unseen,
@@ -71,6 +73,7 @@ def condition(
             config.smoothing_alphas,
             config.activation_scales,
             rounding_share=_GPTQ_SHARE if config.rounding is Rounding.gptq else 1.0,
+            grid=grid,
         )
         factors = strength.factors
         if copies is not None and shifts:
@@ -83,7 +86,7 @@ def condition(
                 group=smoother.smooth(group, shift, factors),
                 fitted=smoothed,
                 held=unseen.transformed(shift, factors),
-                step=activation_scale(smoothed, strength.method),
+                step=activation_scale(smoothed, strength.method, grid),
                 alpha=strength.alpha,
                 scale_method=strength.method.value,
                 fold=fold.value,
@@ -92,6 +95,15 @@ def condition(
             )
         )
     return done[::-1]
+
+
+def _centre(seen: Activation, grid: Grid) -> FloatArray:
+    """Return what to take from each channel.
+
+    int8: the middle of the range, so that the step is small. E4M3: the mean, since its error is a
+    share of what is left.
+    """
+    return midrange(seen) if grid.even else seen.mean.astype(np.float32)
 
 
 def _split_outliers(

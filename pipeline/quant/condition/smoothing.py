@@ -138,12 +138,15 @@ class Smoother:
             self._shift_norm(norm.bias, shift, factors)
         if not outside:
             return
-        factor = add_initializer(self._graph, f"{name}.smoothing", factors)
-        restored = _node("Mul", [group.activation, factor], f"{name}.unsmooth")
-        self._graph.insert_after(norm.last, restored)
+        last, unsmoothed = norm.last, group.activation
+        if not _is_one(factors):
+            factor = add_initializer(self._graph, f"{name}.smoothing", factors)
+            last = _node("Mul", [group.activation, factor], f"{name}.unsmooth")
+            self._graph.insert_after(norm.last, last)
+            unsmoothed = last.outputs[0]
         shifted: ir.Node | None = None
         for use in outside:
-            value = restored.outputs[0]
+            value = unsmoothed
             partner = self._added_gemm(use.node, use.idx) if shift.any() else None
             if partner is not None:
                 add_to_bias(self._graph, partner, shift)
@@ -151,7 +154,7 @@ class Smoother:
                 if shifted is None:
                     offset = add_initializer(self._graph, f"{name}.shift", shift)
                     shifted = _node("Add", [value, offset], f"{name}.unshift")
-                    self._graph.insert_after(restored, shifted)
+                    self._graph.insert_after(last, shifted)
                 value = shifted.outputs[0]
             use.node.replace_input_with(use.idx, value)
 
@@ -177,17 +180,24 @@ class Smoother:
     def _apply_explicitly(
         self, group: GemmGroup, shift: FloatArray, factors: FloatArray
     ) -> GemmGroup:
-        name, first = group.name, group.gemms[0].node
-        inverse = add_initializer(self._graph, f"{name}.smoothing", 1 / factors)
-        smoothed = _node("Mul", [group.activation, inverse], f"{name}.smooth")
-        self._graph.insert_before(first, smoothed)
+        name, first, value = group.name, group.gemms[0].node, group.activation
+        if not _is_one(factors):
+            inverse = add_initializer(self._graph, f"{name}.smoothing", 1 / factors)
+            smoothed = _node("Mul", [value, inverse], f"{name}.smooth")
+            self._graph.insert_before(first, smoothed)
+            value = smoothed.outputs[0]
         if shift.any():
             offset = add_initializer(self._graph, f"{name}.shift", -shift / factors)
-            smoothed = _node("Add", [smoothed.outputs[0], offset], f"{name}.unshifted")
+            smoothed = _node("Add", [value, offset], f"{name}.unshifted")
             self._graph.insert_before(first, smoothed)
+            value = smoothed.outputs[0]
         for gemm in group.gemms:
-            gemm.node.replace_input_with(0, smoothed.outputs[0])
-        return GemmGroup(activation=smoothed.outputs[0], gemms=group.gemms)
+            gemm.node.replace_input_with(0, value)
+        return GemmGroup(activation=value, gemms=group.gemms)
+
+
+def _is_one(factors: FloatArray) -> bool:
+    return bool((factors == 1).all())
 
 
 def _node(op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Node:

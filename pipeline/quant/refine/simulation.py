@@ -117,6 +117,9 @@ class TrainableGroup:
         self.scales = [torch.from_numpy(part.scales) for part in quantized.gemms]
         self.weights = []
         for part in quantized.gemms:
+            if not quantized.grid.even:
+                self.weights.append(torch.from_numpy(part.integers.astype(np.float32)))
+                continue
             lost = part.gemm.weight / part.scales - part.integers
             self.weights.append(torch.from_numpy(part.integers + lost.clip(-_FREEDOM, _FREEDOM)))
         self.biases = [torch.from_numpy(part.bias_delta.copy()) for part in quantized.gemms]
@@ -151,7 +154,10 @@ class TrainableGroup:
     def _gemm(self, index: int) -> Override:
         def compute(node: ir.Node, inputs: Sequence[Any]) -> Tensor:
             del node
-            return self._rounded(inputs[0]) @ _round_weight(self.weights[index], self.scales[index])
+            weight, scales = self.weights[index], self.scales[index]
+            if self.quantized.grid.even:
+                return self._rounded(inputs[0]) @ _round_weight(weight, scales)
+            return self._rounded(inputs[0]) @ (weight * scales)
 
         return compute
 
@@ -166,16 +172,19 @@ class TrainableGroup:
     def _rounded(self, value: Tensor) -> Tensor:
         """Round what the group reads, once for all its GEMMs."""
         if self._read is None or self._read[0] is not value:
-            self._read = (value, _round_activation(value, self.step))
+            even = self.quantized.grid.even
+            rounding = _round_activation if even else _round_e4m3
+            self._read = (value, rounding(value, self.step))
         return self._read[1]
 
 
 def _attention_override(gemm: AttentionGemm) -> Override:
     steps = [torch.tensor(step) for step in gemm.steps]
+    rounding = _round_activation if gemm.grid.even else _round_e4m3
 
     def compute(node: ir.Node, inputs: Sequence[Any]) -> Tensor:
         del node
-        left, right = map(_round_activation, inputs, steps)
+        left, right = map(rounding, inputs, steps)
         return left @ right
 
     return compute
@@ -228,6 +237,13 @@ class _RoundWeight(torch.autograd.Function):
 
 def _round_activation(value: Tensor, step: Tensor) -> Tensor:
     rounded: Tensor = _RoundActivation.apply(value, step)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+def _round_e4m3(value: Tensor, step: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    clipped = (value / step).clamp(-largest, largest)
+    rounded: Tensor = clipped.to(torch.float8_e4m3fn).to(value.dtype) * step
     return rounded
 
 

@@ -7,20 +7,21 @@ Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Corre
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.quant.calibrate.grid import Codes
 from pipeline.vectors import FloatArray
 
 
 def bias_correction(
     mean: npt.NDArray[np.float64],
     weight: FloatArray,
-    integers: npt.NDArray[np.int8],
+    integers: Codes,
     scales: FloatArray,
 ) -> FloatArray:
     """Return what to add to the bias, ``[out]``.
 
-    ``mean`` is the mean of what the GEMM reads, ``[in]``; ``integers`` times ``scales`` the rounded
-    form of ``weight``, both ``[in, out]``.
+    ``mean`` is the mean of what the GEMM reads, ``[in]``; ``integers`` (numbers of
+    a grid) times ``scales`` the rounded form of ``weight``, both ``[in, out]``.
     """
-    lost = weight.astype(np.float64) - integers * scales.astype(np.float64)
+    lost = weight.astype(np.float64) - integers.astype(np.float64) * scales.astype(np.float64)
     correction: FloatArray = (mean @ lost).astype(np.float32)
     return correction

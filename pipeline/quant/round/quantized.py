@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.config import Rounding
 from pipeline.graph.gemms import Gemm, GemmGroup
-from pipeline.quant.calibrate.scales import fake_quantize, weight_scales
+from pipeline.quant.calibrate.grid import INT8, Codes, Grid
+from pipeline.quant.calibrate.scales import fake_quantize, search_weight_scales
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.round.bias_correction import bias_correction
 from pipeline.quant.round.rounding import round_gptq, round_nearest
@@ -17,10 +17,10 @@ from pipeline.vectors import FloatArray
 
 @dataclass(slots=True, kw_only=True)
 class QuantizedGemm:
-    """One GEMM's ``[in, out]`` integers, ``[out]`` steps, and what to add to its ``[out]`` bias."""
+    """One GEMM: ``[in, out]`` numbers of the grid, ``[out]`` steps, ``[out]`` bias change."""
 
     gemm: Gemm
-    integers: npt.NDArray[np.int8]
+    integers: Codes
     scales: FloatArray
     bias_delta: FloatArray
 
@@ -32,6 +32,7 @@ class QuantizedGroup:
     group: GemmGroup
     step: np.float32
     gemms: list[QuantizedGemm]
+    grid: Grid = INT8
 
 
 def quantize_group(
@@ -41,15 +42,17 @@ def quantize_group(
     *,
     rounding: Rounding,
     correct_bias: bool,
+    grid: Grid = INT8,
 ) -> QuantizedGroup:
     """Round the weights of a group, together since they read the same tensor."""
     joined = np.concatenate([gemm.weight for gemm in group.gemms], axis=1)
-    scales = weight_scales(joined)
+    scales = search_weight_scales(joined, np.square(fitted.sample).mean(axis=0), grid)
     if rounding is Rounding.gptq:
         assert fitted.covariance is not None
-        integers = round_gptq(joined, scales, fitted.covariance, noise=float(step) ** 2 / 12)
+        noise = _activation_noise(fitted, step, grid)
+        integers = round_gptq(joined, scales, fitted.covariance, noise=noise, grid=grid)
     else:
-        integers = round_nearest(joined, scales)
+        integers = round_nearest(joined, scales, grid)
     delta = np.zeros(len(scales), np.float32)
     if correct_bias:
         delta = bias_correction(fitted.mean, joined, integers, scales)
@@ -62,6 +65,7 @@ def quantize_group(
         strict=True,
     )
     return QuantizedGroup(
+        grid=grid,
         group=group,
         step=step,
         gemms=[
@@ -76,13 +80,22 @@ def quantize_group(
     )
 
 
+def _activation_noise(fitted: Activation, step: np.float32, grid: Grid) -> float | FloatArray:
+    """Return the variance that rounding adds: of int8 the same everywhere, of E4M3 by channel."""
+    if grid.even:
+        return float(step) ** 2 / 12
+    lost = fake_quantize(fitted.sample, step, grid) - fitted.sample
+    noise: FloatArray = np.square(lost).mean(axis=0)
+    return noise
+
+
 def output_errors(quantized: QuantizedGroup, held: Activation) -> Sequence[float]:
     """Return each GEMM's error on held-back tokens, as a share of its output's variance."""
     tokens = held.sample
-    rounded = fake_quantize(tokens, quantized.step)
+    rounded = fake_quantize(tokens, quantized.step, quantized.grid)
     errors = []
     for part in quantized.gemms:
         exact = tokens @ part.gemm.weight
-        seen = rounded @ (part.integers * part.scales) + part.bias_delta
+        seen = rounded @ (part.integers.astype(np.float32) * part.scales) + part.bias_delta
         errors.append(float(np.square(seen - exact).mean(axis=0).sum() / exact.var(axis=0).sum()))
     return errors

@@ -8,6 +8,7 @@ from pipeline.config import PrecisionConfig
 from pipeline.graph.gemms import GemmGroup
 from pipeline.progress import track
 from pipeline.quant.calibrate.calibration import Calibration, observe_in_turn
+from pipeline.quant.calibrate.grid import grid_of
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.blocks import find_blocks
 from pipeline.quant.condition.conditioning import condition
@@ -45,6 +46,7 @@ def quantize_blocks(
                 item.step,
                 rounding=config.rounding,
                 correct_bias=config.bias_correction,
+                grid=grid_of(config.type),
             )
             done[value] = record(item, rounded), rounded
         for name in names:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PrecisionConfig, Rounding
+from pipeline.quant.calibrate.grid import grid_of
 from pipeline.quant.condition.conditioning import Conditioned
 from pipeline.quant.refine.choices import Refined
 from pipeline.quant.round.quantized import QuantizedGroup, output_errors
@@ -52,22 +53,23 @@ def list_gemms(
     """Describe every GEMM: how it was quantized, how sensitive it is, why it stayed or left."""
     table = []
     for item, group in zip(records, quantized, strict=True):
+        kind = group.grid.kind.value
         for part, error in zip(group.gemms, item.output_errors, strict=True):
             name = part.gemm.name
             row: dict[str, Any] = {
                 "name": name,
                 "node": part.gemm.node.name,
                 "shape": list(part.integers.shape),
-                "int8": name in refined.int8,
+                kind: name in refined.int8,
                 **item.smoothing,
                 "output_error": error,
             }
             if refined.losses:
                 row["cosine_loss"] = refined.losses[name]
                 row["reason"] = (
-                    "the target holds with it in int8"
-                    if row["int8"]
-                    else "the target does not hold with it in int8"
+                    f"the target holds with it in {kind}"
+                    if row[kind]
+                    else f"the target does not hold with it in {kind}"
                 )
             table.append(row)
     return table
@@ -80,13 +82,15 @@ def describe_tables(tables: Sequence[QuantizedTable]) -> list[dict[str, Any]]:
 
 def describe_method(config: PrecisionConfig) -> str:
     """Return the methods in the order they were applied."""
+    grid = grid_of(config.type)
     alphas = ", ".join(f"{alpha:g}" for alpha in config.smoothing_alphas)
     steps = config.reconstruction_steps
     parts = [
         "outlier channel splitting" if config.split_share else None,
-        f"SmoothQuant (alpha {alphas})",
-        "shift to midrange" if config.shift else None,
+        f"SmoothQuant (alpha {alphas})" if alphas else None,
+        f"shift to {'midrange' if grid.even else 'the mean'}" if config.shift else None,
         f"{', '.join(config.activation_scales)} activation scales",
+        None if grid.even else "weight scales of least output error",
         "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
         "bias correction" if config.bias_correction else None,
         f"reconstruction ({steps} steps)" if steps else None,

@@ -1,4 +1,4 @@
-"""Write the int8 graph in the two forms that ship, and compare graphs by their embeddings."""
+"""Write the quantized graph in the two forms that ship, and compare graphs by their embeddings."""
 
 import logging
 from collections.abc import Sequence
@@ -48,13 +48,14 @@ def write_forms(
     high_precision: HighPrecision,
     wide: Sequence[str],
     out_dir: Path,
+    kind: NumericType = NumericType.int8,
 ) -> tuple[OnnxModel, OnnxModel]:
     """Write the Q/DQ graph as ONNX Runtime wants it and as TensorRT does; the scales are the same.
 
-    ``wide`` names the tensors that fp16 cannot hold. Returns uint8 activations in fp32, and int8
-    activations in ``high_precision``.
+    ``wide`` names the tensors that fp16 cannot hold. Returns the form in fp32 (of int8 with uint8
+    activations), and the one in ``high_precision``.
     """
-    kind, path = NumericType.int8, out_dir / "model.signed.onnx"
+    path = out_dir / "model.signed.onnx"
     signed = save_graph(graph, path, precision=kind, source_sha256=model.sha256)
     if high_precision is HighPrecision.fp16:
         half = load_graph(signed)

@@ -1,7 +1,7 @@
-"""Write int8 into the graph as QuantizeLinear/DequantizeLinear pairs.
+"""Write int8 or E4M3 into the graph as QuantizeLinear/DequantizeLinear pairs.
 
 Explicit quantization as TensorRT's developer guide asks for it ("Working with Quantized Types"):
-one Q/DQ pair on the tensor a group reads, int8 weights behind a per-channel DequantizeLinear.
+one Q/DQ pair on the tensor a group reads, rounded weights behind a per-channel DequantizeLinear.
 """
 
 from collections.abc import Collection
@@ -10,25 +10,27 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.graph.files import add_initializer, constant, insert_before
+from pipeline.quant.calibrate.grid import INT8, Grid
 from pipeline.quant.condition.smoothing import add_to_bias
 from pipeline.quant.round.quantized import QuantizedGroup
 
 UNSIGNED_ZERO_POINT = np.uint8(128)
 
 
-def insert_qdq(graph: ir.Graph, quantized: QuantizedGroup, int8: Collection[str]) -> None:
-    """Quantize a group in place: the tensor it reads and the GEMMs that are named in ``int8``.
+def insert_qdq(graph: ir.Graph, quantized: QuantizedGroup, names: Collection[str]) -> None:
+    """Quantize a group in place: the tensor it reads and the GEMMs that are named.
 
     The bias takes up what rounding took from the mean output. The other GEMMs of the group go on
     reading the tensor as it is.
     """
-    wanted = [part for part in quantized.gemms if part.gemm.name in int8]
+    wanted = [part for part in quantized.gemms if part.gemm.name in names]
     if not wanted:
         return
     group = quantized.group
     first = next(part.gemm.node for part in wanted)
+    grid = quantized.grid
     rounded = insert_activation_qdq(
-        graph, group.activation, quantized.step, before=first, name=group.name
+        graph, group.activation, quantized.step, before=first, name=group.name, grid=grid
     )
     for part in wanted:
         gemm = part.gemm
@@ -36,9 +38,9 @@ def insert_qdq(graph: ir.Graph, quantized: QuantizedGroup, int8: Collection[str]
         assert old is not None
         stem = f"{gemm.name}.weight"
         inputs = [
-            add_initializer(graph, f"{stem}.int8", part.integers),
+            add_initializer(graph, f"{stem}.{grid.kind.value}", part.integers),
             add_initializer(graph, f"{stem}.scale", part.scales),
-            add_initializer(graph, f"{stem}.zero_point", np.zeros(len(part.scales), np.int8)),
+            add_initializer(graph, f"{stem}.zero_point", grid.zeros(part.scales.shape)),
         ]
         weight = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{stem}.dequantize")
         shape = ir.Shape(part.integers.shape)
@@ -53,13 +55,19 @@ def insert_qdq(graph: ir.Graph, quantized: QuantizedGroup, int8: Collection[str]
 
 
 def insert_activation_qdq(
-    graph: ir.Graph, value: ir.Value, scale: np.float32, *, before: ir.Node, name: str
+    graph: ir.Graph,
+    value: ir.Value,
+    scale: np.float32,
+    *,
+    before: ir.Node,
+    name: str,
+    grid: Grid = INT8,
 ) -> ir.Value:
     """Insert a Q/DQ pair behind ``value``, in front of a node, and return what it gives."""
     scale_value = add_initializer(graph, f"{name}.scale", np.array(scale, np.float32))
-    zero = add_initializer(graph, f"{name}.zero_point", np.array(0, np.int8))
+    zero = add_initializer(graph, f"{name}.zero_point", grid.zeros())
     quantize = ir.node("QuantizeLinear", [value, scale_value, zero], name=f"{name}.quantize")
-    _type(quantize, f"{name}.quantized", ir.DataType.INT8, value.shape)
+    _type(quantize, f"{name}.quantized", grid.type, value.shape)
     dequantize = ir.node(
         "DequantizeLinear", [quantize.outputs[0], scale_value, zero], name=f"{name}.dequantize"
     )

@@ -4,6 +4,7 @@ from pipeline.config import NumericType
 
 _EMULATED = {
     NumericType.bf16: "fp32, each node's output rounded to bf16",
+    NumericType.fp8: "fp32, what GEMMs read rounded to E4M3",
 }
 
 

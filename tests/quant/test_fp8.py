@@ -1,0 +1,160 @@
+"""fp8 end to end on the tiny model: the graph's types, what it keeps, its plan, what is refused."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from pipeline.config import (
+    NumericType,
+    PlanGatesConfig,
+    PrecisionConfig,
+    Rounding,
+    ScaleMethod,
+    TargetConfig,
+)
+from pipeline.contracts import Graphs, OnnxModel, Profile, SourceModel
+from pipeline.engines.fp8_gpus import fp8_target
+from pipeline.engines.gpu import Gpu, is_installed
+from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
+from pipeline.errors import BuildError, ConfigError
+from pipeline.measure.plan_gates import apply_plan_gates, promise_of
+from pipeline.quant.calibrate.settings import check_quantize
+from pipeline.stages.optimize import optimize
+from pipeline.stages.quantize import quantize
+from pipeline.text.tokens import TokenBatch
+from pipeline.vectors import row_cosines
+
+FP8 = PrecisionConfig(
+    name="fp8",
+    type=NumericType.fp8,
+    calibration_sentences=128,
+    smoothing_alphas=[],
+    activation_scales=[ScaleMethod.max, ScaleMethod.mse],
+    split_share=0.0,
+    quantize_embeddings=False,
+)
+E4M3 = onnx.TensorProto.FLOAT8E4M3FN
+
+
+@pytest.fixture(scope="module")
+def graphs(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Graphs:
+    out_dir = tmp_path_factory.mktemp("fp8") / "out"
+    return quantize(tiny_fp32, tiny_source, FP8, calibration_texts, out_dir)
+
+
+@pytest.mark.slow
+def test_every_linear_gemm_reads_e4m3(graphs: Graphs) -> None:
+    said = graphs.quantization
+    assert said is not None
+    assert (said["type"], said["gemms"], said["gemms_fp8"]) == ("fp8", 12, 12)
+    assert {row["fp8"] for row in said["gemm_list"]} == {True}
+    assert "shift to the mean" in said["method"]
+    for model in (graphs.portable, graphs.buildable):
+        proto = onnx.load(model.path)
+        assert next(o.version for o in proto.opset_import if o.domain == "") >= 19
+        types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+        makers = {name: node for node in proto.graph.node for name in node.output}
+        linear = [
+            node
+            for node in proto.graph.node
+            if node.op_type == "MatMul"
+            and node.input[1] in makers
+            and makers[node.input[1]].input[0] in types
+        ]
+        assert len(linear) == 12
+        for node in linear:
+            for name in node.input:
+                dequantize = makers[name]
+                assert dequantize.op_type == "DequantizeLinear"
+                assert types[dequantize.input[2]] == E4M3  # the zero point's type is the grid's
+        assert model.precision is NumericType.fp8
+
+
+@pytest.mark.slow
+def test_the_graph_keeps_the_vectors_and_better_than_plain_e4m3(
+    graphs: Graphs,
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    evaluation_batch: TokenBatch,
+    tmp_path: Path,
+) -> None:
+    plain = replace(
+        FP8,
+        shift=False,
+        rounding=Rounding.nearest,
+        bias_correction=False,
+        activation_scales=[ScaleMethod.max],
+    )
+    other = quantize(tiny_fp32, tiny_source, plain, calibration_texts, tmp_path / "plain")
+    exact = OnnxRuntimeEncoder(tiny_fp32.path).encode(evaluation_batch)
+    ours, theirs = (
+        1 - row_cosines(exact, OnnxRuntimeEncoder(made.portable.path).encode(evaluation_batch))
+        for made in (graphs, other)
+    )
+    assert 0 < ours.mean() < 0.7 * theirs.mean()
+
+
+@pytest.mark.slow
+def test_the_search_for_a_target_simulates_what_the_graph_computes(
+    graphs: Graphs,
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+) -> None:
+    config = replace(FP8, target=TargetConfig(cosine_mean=0.99999))
+    made = quantize(tiny_fp32, tiny_source, config, calibration_texts, tmp_path / "out")
+    said: Any = made.quantization
+    assert said["gemms_fp8"] < 12
+    assert said["target"]["held_back_cosine_mean"] >= 0.99999
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_a_plan_runs_every_gemm_in_fp8_with_attention_fused(
+    graphs: Graphs, tiny_source: SourceModel, calibration_texts: Sequence[str], tmp_path: Path
+) -> None:
+    from pipeline.engines.plan_of_graph import plan_of_graph
+
+    made = optimize(graphs, tiny_source, calibration_texts, tmp_path / "out")
+    shape = Profile(min=(1, 1), opt=(8, 32), max=(16, 48))
+    found = plan_of_graph(made.buildable.path, "8.9", profile=shape)
+    limits = PlanGatesConfig(int8_gemms=1, fp8_gemms=1, gemm_types=1, attention_fused={"fp8": 1})
+    promise = promise_of(NumericType.fp8, made.quantization)
+    gates = {gate.name: gate for gate in apply_plan_gates(found, promise, limits)}
+    assert set(gates) == {"plan.fp8_gemms", "plan.gemm_types", "plan.attention_fused"}
+    assert [gate.detail for gate in gates.values() if not gate.passed] == []
+    half = replace(promise, kind=NumericType.int8)
+    failing = {gate.name: gate for gate in apply_plan_gates(found, half, limits)}
+    assert not failing["plan.int8_gemms"].passed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reconstruction_steps", 10), ("split_share", 0.02), ("quantize_embeddings", True)],
+)
+def test_what_is_made_for_even_steps_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"precision\.{name}=.*: is for int8 only"):
+        check_quantize(replace(FP8, **{name: value}))
+
+
+def test_gpus_without_fp8_are_refused_by_name() -> None:
+    a10 = Gpu(name="NVIDIA A10", compute_capability=(8, 6), driver=None)
+    with pytest.raises(BuildError, match=r"NVIDIA A10 has compute capability 8\.6 and no fp8"):
+        fp8_target(a10)
+    with pytest.raises(BuildError, match=r"sm_80 has compute capability 8\.0"):
+        fp8_target(None, "sm_80")
+    hopper = Gpu(name="NVIDIA H100", compute_capability=(9, 0), driver=None)
+    assert fp8_target(hopper) == "sm_90"
+    assert fp8_target(a10, "sm_120") == "sm_120"
+    assert fp8_target(None) == "sm_89"
