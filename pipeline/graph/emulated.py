@@ -1,6 +1,7 @@
-"""Let a graph that computes in bf16 run where there are no bf16 kernels: in fp32, rounded alike.
+"""Let a graph in bf16 or fp8 run where there are no such kernels: in fp32, rounded alike.
 
-ONNX Runtime has none on CPUs. A kernel for bf16 multiplies bf16 numbers, adds in fp32 and rounds
+ONNX Runtime has none on CPUs. A kernel for fp8 multiplies E4M3 numbers and adds in fp32, which is
+what its Q/DQ pairs say. A kernel for bf16 multiplies bf16 numbers, adds in fp32 and rounds
 what it writes. So does each node here: it reads bf16 numbers as fp32, computes in fp32, and a Cast
 rounds what it gives. An engine rounds less often, where it fuses several nodes into one kernel.
 """
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from pipeline.graph.half_types import BF16
 
 _FLOAT = ir.DataType.FLOAT
+_E4M3 = ir.DataType.FLOAT8E4M3FN
 _MOVES = {
     "Concat",
     "Flatten",
@@ -43,6 +45,56 @@ def emulate_bf16(model: ir.Model) -> int:
             _round_behind(graph, node, output)
             rounding += 1
     return rounding
+
+
+def emulate_fp8(model: ir.Model) -> int:
+    """Write every Q/DQ of E4M3 as a division, two Casts and a product, in place; return how many.
+
+    The same numbers: a Cast to E4M3 rounds and saturates as QuantizeLinear does. ONNX Runtime 1.31
+    fuses and moves Q/DQ pairs as if all were of integers, and then refuses the graph.
+    """
+    graph = model.graph
+    changed = 0
+    for node in list(graph):
+        if node.op_type == "QuantizeLinear" and node.outputs[0].dtype is _E4M3:
+            value, scale = node.inputs[0], node.inputs[1]
+            assert value is not None
+            assert scale is not None
+            steps = _made(graph, node, "Div", [value, scale], value.dtype)
+            result = _made(graph, node, "Cast", [steps], _E4M3)
+        elif node.op_type == "DequantizeLinear" and _reads_e4m3(node):
+            codes, scale = node.inputs[0], node.inputs[1]
+            assert codes is not None
+            assert scale is not None
+            steps = _made(graph, node, "Cast", [codes], scale.dtype)
+            result = _made(graph, node, "Mul", [steps, scale], scale.dtype)
+        else:
+            continue
+        node.outputs[0].replace_all_uses_with(result)
+        graph.remove(node, safe=True)
+        changed += 1
+    return changed
+
+
+def _reads_e4m3(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype is _E4M3
+
+
+def _made(
+    graph: ir.Graph,
+    node: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value],
+    dtype: ir.DataType | None,
+) -> ir.Value:
+    """Insert an operator in front of a Q or DQ node, and return what it gives."""
+    assert dtype is not None
+    attributes = {"to": int(dtype)} if op_type == "Cast" else {}
+    made = ir.node(op_type, inputs, attributes, name=f"{node.name}.{op_type.lower()}")
+    result = made.outputs[0]
+    result.name, result.dtype, result.shape = f"{made.name}.given", dtype, node.outputs[0].shape
+    graph.insert_before(node, made)
+    return result
 
 
 def _widened(

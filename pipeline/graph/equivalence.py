@@ -8,11 +8,13 @@ import onnx_ir as ir
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
-from pipeline.graph.emulated import emulate_bf16
+from pipeline.graph.emulated import emulate_bf16, emulate_fp8
 from pipeline.graph.files import load_graph
 from pipeline.graph.observe import run_observed
 from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow
 from pipeline.vectors import FloatArray, row_cosines
+
+_EMULATIONS = {NumericType.bf16: emulate_bf16, NumericType.fp8: emulate_fp8}
 
 
 def probe(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> TokenBatch:
@@ -27,10 +29,11 @@ def worst_cosine(a: OnnxModel, b: OnnxModel, batch: TokenBatch) -> float:
 
 
 def _embed(model: OnnxModel, batch: TokenBatch) -> FloatArray:
-    if model.precision is not NumericType.bf16:
+    emulate = _EMULATIONS.get(model.precision)
+    if emulate is None:
         return OnnxRuntimeEncoder(model.path).encode(batch)
     graph = load_graph(model)
-    emulate_bf16(graph)
+    emulate(graph)
     return embed_in_pieces(graph, batch)
 
 

@@ -58,25 +58,35 @@ def test_every_linear_gemm_reads_e4m3(graphs: Graphs) -> None:
     assert (said["type"], said["gemms"], said["gemms_fp8"]) == ("fp8", 12, 12)
     assert {row["fp8"] for row in said["gemm_list"]} == {True}
     assert "shift to the mean" in said["method"]
-    for model in (graphs.portable, graphs.buildable):
-        proto = onnx.load(model.path)
-        assert next(o.version for o in proto.opset_import if o.domain == "") >= 19
-        types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-        makers = {name: node for node in proto.graph.node for name in node.output}
-        linear = [
-            node
-            for node in proto.graph.node
-            if node.op_type == "MatMul"
-            and node.input[1] in makers
-            and makers[node.input[1]].input[0] in types
-        ]
-        assert len(linear) == 12
-        for node in linear:
-            for name in node.input:
-                dequantize = makers[name]
-                assert dequantize.op_type == "DequantizeLinear"
-                assert types[dequantize.input[2]] == E4M3  # the zero point's type is the grid's
-        assert model.precision is NumericType.fp8
+    proto = onnx.load(graphs.buildable.path)
+    assert next(o.version for o in proto.opset_import if o.domain == "") >= 19
+    types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    readers = [n for n in proto.graph.node if n.op_type == "MatMul"]
+    linear = [
+        [makers[name] for name in node.input]
+        for node in readers
+        if node.input[1] in makers and makers[node.input[1]].input[0] in types
+    ]
+    assert len(linear) == 12
+    for pair in linear:
+        assert [node.op_type for node in pair] == ["DequantizeLinear"] * 2
+        assert {types[node.input[2]] for node in pair} == {
+            E4M3
+        }  # a zero point's type is the grid's
+
+
+@pytest.mark.slow
+def test_model_onnx_rounds_to_e4m3_and_keeps_the_weights_in_it(
+    graphs: Graphs, tiny_fp32: OnnxModel
+) -> None:
+    proto = onnx.load(graphs.portable.path)
+    weights = [t for t in proto.graph.initializer if t.data_type == E4M3 and len(t.dims) == 2]
+    assert len(weights) == 12
+    rounding = [n for n in proto.graph.node if n.op_type == "Cast" and n.attribute[0].i == E4M3]
+    assert len(rounding) == 8  # a tensor that several GEMMs read is rounded once
+    assert graphs.portable.precision is graphs.buildable.precision is NumericType.fp8
+    assert graphs.portable.source_sha256 == tiny_fp32.sha256
 
 
 @pytest.mark.slow

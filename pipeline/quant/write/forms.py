@@ -9,6 +9,7 @@ import onnx_ir as ir
 from pipeline.config import HighPrecision, NumericType
 from pipeline.contracts import OnnxModel, SourceModel
 from pipeline.errors import QuantizeError
+from pipeline.graph.emulated import emulate_fp8
 from pipeline.graph.equivalence import embed_in_pieces, worst_cosine
 from pipeline.graph.files import load_graph, prune, save_graph
 from pipeline.graph.half import cast_to_half, refuse_subgraphs
@@ -64,6 +65,7 @@ def write_forms(
         signed = save_graph(half, path, precision=kind, source_sha256=model.sha256)
     to_unsigned_activations(graph.graph)
     scale_rows_behind_lookup(graph.graph)
+    emulate_fp8(graph)
     prune(graph)
     unsigned = save_graph(graph, out_dir / "model.onnx", precision=kind, source_sha256=model.sha256)
     return unsigned, signed
