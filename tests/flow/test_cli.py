@@ -47,7 +47,10 @@ def error_line(done: Completed, cwd: Path, *words: str) -> str:
             ["model=minilmm"],
             ["model=minilmm", "did you mean minilm?", "bge-base-en-v1.5, bge-large-en-v1.5"],
         ),
-        (["precision=int3"], ["precision=int3", "did you mean int8?", "bf16, fp16, fp32, int8"]),
+        (
+            ["precision=int3"],
+            ["precision=int3", "did you mean int8?", "bf16, fp16, fp32, fp8, int8"],
+        ),
         (["precison=int8"], ["precison", "did you mean precision?"]),
         (["+precison=int8"], ["precison", "did you mean precision?"]),
         (["validate.batch_sze=4"], ["validate.batch_sze", "did you mean batch_size?"]),
@@ -79,7 +82,7 @@ def test_help(tmp_path: Path) -> None:
     assert done.stderr == ""
     models = next(line for line in done.stdout.splitlines() if line.startswith("model: "))
     assert {"custom", "minilm", "mpnet"} <= set(models.removeprefix("model: ").split(", "))
-    assert "precision: bf16, fp16, fp32, int8, int8_fast, int8_max\n" in done.stdout
+    assert "precision: bf16, fp16, fp32, fp8, int8, int8_fast, int8_max\n" in done.stdout
     assert "dataset: beir, csv, jsonl, sample\n" in done.stdout
     assert "engine: auto, onnxruntime, tensorrt, tensorrt_rtx\n" in done.stdout
     assert "Exit codes: 0 published, 1 an error" in done.stdout
