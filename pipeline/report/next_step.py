@@ -33,7 +33,7 @@ def next_step(data: Mapping[str, Any]) -> str:
         if waiting
         else ""
     )
-    rest += predicted_advice(data)
+    rest += _beside_fp8(data) + predicted_advice(data)
     if not executed:
         return f"Nothing was measured.{rest}"
     unused = _unused_gpu(data, executed)
@@ -54,6 +54,28 @@ def next_step(data: Mapping[str, Any]) -> str:
     shared = sum(artifact["file"] == best["file"] for artifact in executed) > 1
     runtime = f" in {best['name']}" if shared else ""
     return f"{unused}Deploy {best['file']}{runtime}: {gain}.{rest}"
+
+
+def _beside_fp8(data: Mapping[str, Any]) -> str:
+    """Say of fp8 that int8 mostly keeps more, or by how much where it is published beside."""
+    if not data["precision"].startswith("fp8"):
+        return ""
+    ours = max(
+        (a["agreement"]["cosine"]["mean"] for a in data["artifacts"] if a["executed"]), default=0.0
+    )
+    int8 = [e for e in data["published"] if e["comparable"] and e["precision"].startswith("int8")]
+    theirs = [entry["cosine_mean"] for entry in int8]
+    if not theirs:
+        return (
+            " E4M3 has 4 bits of fraction at most, int8 up to 7: see what precision=int8 keeps "
+            "before you deploy fp8."
+        )
+    if max(theirs) <= ours:
+        return ""
+    return (
+        f" int8, which is published beside it, keeps more: mean cosine "
+        f"{numbers.cosine(max(theirs))} for {numbers.cosine(ours)}."
+    )
 
 
 def _unused_gpu(data: Mapping[str, Any], executed: Sequence[Mapping[str, Any]]) -> str:

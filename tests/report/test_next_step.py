@@ -46,6 +46,17 @@ def test_bundle_beside_that_is_not_better(entry: dict[str, object]) -> None:
     assert next_step(int8() | {"published": [entry]}).startswith("Deploy model.onnx")
 
 
+def test_fp8_is_held_against_int8() -> None:
+    ours = int8() | {"precision": "fp8"}
+    assert "see what precision=int8 keeps before you deploy fp8" in next_step(ours)
+    better = ours | {"published": [published("int8", 2.0, cosine_mean=0.9999)]}
+    mean = ours["artifacts"][0]["agreement"]["cosine"]["mean"]
+    assert f"keeps more: mean cosine 0.99990 for {mean:.5f}" in next_step(better)
+    worse = ours | {"published": [published("int8", 2.0, cosine_mean=0.9)]}
+    assert "int8" not in next_step(worse)
+    assert "E4M3" not in next_step(int8())
+
+
 def test_failed_gate_names_the_setting() -> None:
     assert next_step(failed()) == (
         "onnxruntime failed cosine.mean: try precision=int8_max or precision=fp16, or text like "
