@@ -54,6 +54,15 @@ def test_int8_max_is_int8_with_reconstruction() -> None:
     assert strongest == default
 
 
+@pytest.mark.slow
+def test_fp8_is_int8_without_what_is_made_for_even_steps() -> None:
+    preset, default = load("fp8"), load("int8")
+    default.name, default.type = "fp8", NumericType.fp8
+    default.split_share, default.smoothing_alphas = 0, []
+    default.shift = default.quantize_embeddings = False
+    assert preset == default
+
+
 @pytest.mark.many
 @pytest.mark.parametrize("preset", ["int8", "int8_fast", "int8_max"])
 def test_by_default_every_gemm_is_in_int8_and_attention_is_not(preset: str) -> None:
