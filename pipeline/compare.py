@@ -79,7 +79,9 @@ def read_bundles(paths: Sequence[Path]) -> list[Bundle]:
         if path.name == _PAGE and path.is_file():
             continue  # ours, of the last time: a shell's * finds it too
         try:
-            found.append((path, read_report(path), find_manifest(path)))
+            bundle = path, read_report(path), find_manifest(path)
+            _require_drawn(bundle)
+            found.append(bundle)
         except BundleError as error:
             print(printable(f"skipped {error}"), file=sys.stderr)
     if not found:
@@ -88,6 +90,25 @@ def read_bundles(paths: Sequence[Path]) -> list[Bundle]:
             "such as artifacts/minilm/*"
         )
     return found
+
+
+def _require_drawn(bundle: Bundle) -> None:
+    """Draw a bundle by itself, so that what its report lacks is said of it and not of all.
+
+    Raises:
+        BundleError: it cannot be drawn.
+    """
+    from pipeline.report.html import render_comparison
+
+    try:
+        lines = compare([bundle])
+        render_lines(lines)
+        render_comparison(lines)
+    except Exception as error:  # a report may come from anywhere
+        raise BundleError(
+            f"{bundle[0]}: its report.json is not as this pipeline writes it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _beside(paths: Sequence[Path]) -> Path:

@@ -16,6 +16,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is one: no half of a surrogate pair, as JSON and odd file names spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable_data(data: Any) -> Any:
     """Return what was read from JSON with all its texts, keys among them, made printable."""
     if isinstance(data, str):

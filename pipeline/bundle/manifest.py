@@ -22,7 +22,7 @@ from pipeline.bundle.regular import read_regular
 from pipeline.config import NumericType
 from pipeline.contracts import GRAPH_INPUTS, GRAPH_OUTPUT
 from pipeline.errors import BundleError
-from pipeline.files import read_json
+from pipeline.files import parse_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
@@ -64,7 +64,11 @@ def find_manifest(bundle: Path) -> dict[str, Any]:
 
     For what is only shown or remembered: who opens the files it names needs ``parse_manifest``.
     """
-    return read_json(bundle / MANIFEST) or {}
+    try:
+        found = parse_json(read_regular(bundle, MANIFEST, most=MAX_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def parse_manifest(root: Path, content: bytes, *, sha256: str | None = None) -> dict[str, Any]:

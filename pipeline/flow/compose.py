@@ -26,7 +26,7 @@ from pipeline.config import CONF_DIR, PipelineConfig, register_schema
 from pipeline.ending import INTERRUPTED, output_is_gone, run_to_end
 from pipeline.errors import ConfigError, ExportError, PipelineError, disk_error
 from pipeline.flow.outcome_file import note_end
-from pipeline.printable import PrintableFormatter, print_error
+from pipeline.printable import PrintableFormatter, is_unicode, print_error
 
 Config = TypeVar("Config")
 
@@ -158,22 +158,13 @@ def _check_texts(config: Any, key: str = "") -> None:
         value, name = getattr(config, field.name), f"{key}{field.name}"
         if isinstance(value, str) and not value.strip():
             raise ConfigError(f"{name} is empty: give it a value, or leave it out")
-        if isinstance(value, str) and not _is_unicode(value):
+        if isinstance(value, str) and not is_unicode(value):
             raise ConfigError(
                 f"{name}={value!a} is not UTF-8, and stands in reports that are: rename what it "
                 "names, or give a link to it"
             )
         if is_dataclass(value):
             _check_texts(value, f"{name}.")
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text is no file name of other bytes, which Python spells with surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_names(config: PipelineConfig) -> None:

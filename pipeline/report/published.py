@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.regular import read_regular
 from pipeline.errors import BundleError
 from pipeline.files import parse_json
 from pipeline.report.plots.tradeoff import main_task
@@ -23,6 +24,10 @@ _KEYS = (
 """What comparing reads of a report, whatever its artifacts are."""
 
 
+_MOST = 64 * 2**20
+"""Bytes; a report is of some hundred KiB."""
+
+
 def read_report(bundle: Path) -> dict[str, Any]:
     """Return a bundle's report.json, or that of a run that failed its gates.
 
@@ -31,10 +36,11 @@ def read_report(bundle: Path) -> dict[str, Any]:
     """
     path = bundle / "report.json"
     try:
-        data = parse_json(path.read_text("utf-8"))
+        data = parse_json(read_regular(bundle, path.name, most=_MOST))
+    except FileNotFoundError as error:
+        raise BundleError(f"{bundle}: no report.json") from error
     except OSError as error:
-        reason = "no report.json" if not path.exists() else error.strerror or str(error)
-        raise BundleError(f"{bundle}: {reason}") from error
+        raise BundleError(f"{bundle}: report.json: {error.strerror or error}") from error
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from error
     if not isinstance(data, dict) or any(key not in data for key in _KEYS):

@@ -39,6 +39,12 @@ def read_tokenization(model: Any, location: str) -> Tokenization:
             limit that is no number.
     """
     first, tokenizer = model[0], model.tokenizer
+    stated = getattr(first, "processing_kwargs", None) or {}
+    if not all(isinstance(part, dict) for part in (stated, *dict(stated).values())):
+        raise ResolveError(
+            f"{location}: processing_kwargs in sentence_bert_config.json is {stated!r}, expected "
+            "an object of objects"
+        )
     call = call_settings(first)
     splits = call.get("split_special_tokens", getattr(tokenizer, "split_special_tokens", False))
     own = call.get("max_length", model.max_seq_length)

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel, combined_sha256, sha256_file
 from pipeline.errors import ResolveError
+from pipeline.printable import is_unicode
 from pipeline.source.assets import write_assets
 from pipeline.source.chain import refuse_chain, refuse_module_files, weighted_modules
 from pipeline.source.locate import UNSAFE, Located, locate
@@ -186,6 +187,12 @@ def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | Non
         # Sentence Transformers has an empty query and document where a model states neither.
         if text or name not in ("query", "document") or name == default
     }
+    for name, text in prompts.items():
+        if not is_unicode(f"{name}{text}"):
+            raise ResolveError(
+                f"model {config.name}: its prompt {name!a} is not Unicode: {text!a}; correct it in "
+                "config_sentence_transformers.json, or set model.prompts"
+            )
     if config.default_prompt is not None and config.default_prompt not in prompts:
         known = ", ".join(sorted(prompts)) or "none"
         raise ResolveError(f"model.default_prompt={config.default_prompt}: the model has {known}")
@@ -195,6 +202,11 @@ def _prompts(config: ModelConfig, model: Any) -> tuple[dict[str, str], str | Non
 def _dimension(config: ModelConfig, model: Any) -> int:
     """Return the embedding's dimension, truncated as the checkpoint or the config says."""
     own = int(model.get_embedding_dimension())
+    if own < 1:
+        raise ResolveError(
+            f"config_sentence_transformers.json truncates vectors to {own} dimensions; set "
+            "model.truncate_dim"
+        )
     if config.truncate_dim is None:
         return own
     model.truncate_dim = None

@@ -1,6 +1,8 @@
 """python -m pipeline.compare: the table, the page, what cannot be compared, and errors."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,36 @@ def test_what_is_no_bundle_is_skipped(shelf: Path, capsys: pytest.CaptureFixture
     assert main([str(shelf / "notes"), str(shelf / "int8")]) == 0
     assert capsys.readouterr().err == f"skipped {shelf / 'notes'}: no report.json\n"
     assert (shelf / "compare.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.update(model=None),
+        lambda r: r.update(precision=["x"]),
+        lambda r: r.update(artifacts=[{}]),
+        lambda r: r["artifacts"][0].update(throughput="fast"),
+        lambda r: r.update(environment=[]),
+    ],
+)
+def test_a_report_of_another_shape_is_skipped_by_name(
+    change: Callable[[Data], object], shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = int8()
+    change(data)
+    write(shelf / "theirs", data)
+    assert main([str(shelf / "theirs"), str(shelf / "int8")]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"skipped {shelf / 'theirs'}: its report.json is not as this pipeline")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
+def test_a_pipe_is_not_waited_for(name: str, shelf: Path) -> None:
+    (shelf / "int8" / name).unlink()
+    os.mkfifo(shelf / "int8" / name)
+    assert main([str(shelf / "int8")]) == (1 if name == "report.json" else 0)
 
 
 def test_no_bundle_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

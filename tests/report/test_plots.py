@@ -99,6 +99,24 @@ def test_long_names_are_inside_the_figure() -> None:
     assert float(end) > 0.5 * 11.5 * len(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("k" * 10_000, "kkkkkkkkkkkkkkk…kkkkkkkkkkkkkkk"),
+        ("from $5 to $x_{", "from $5 to $x_{"),
+        ("日本語の種類", "日本語の種類"),
+        ("a\x1b[2J\x00\nb", r"a\x1b[2J\x00\nb"),
+        ("\u202eabc", r"\u202eabc"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+    ],
+)
+def test_whatever_a_column_calls_its_kinds(name: str, shown: str) -> None:
+    """No formula, no warning of a glyph that is not there, and room left for what is drawn."""
+    rows = [{"mean": 0.9995, "min": 0.99}]
+    assert f">{shown}<" in ranges(rows, [name], "Kinds", "x")
+    assert f">{shown}<" in differences([(name, -1.0, (-2.0, -0.5))], "x")
+
+
 def test_a_loss_beyond_doubt_is_in_another_colour() -> None:
     svg = differences([("a", -1.0, (-2.0, -0.5)), ("b", 0.1, (-0.2, 0.4))], "x")
     assert "var(--bad)" in svg

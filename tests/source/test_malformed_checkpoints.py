@@ -38,6 +38,13 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "tokenizer settings of another kind": ("tokenizer_config.json", "[]"),
     "a setting of another kind": ("sentence_bert_config.json", '{"max_seq_length": "x"}'),
     "prompts of another kind": ("config_sentence_transformers.json", '{"prompts": 5}'),
+    "a prompt that is no text": (
+        "config_sentence_transformers.json", '{"prompts": {"query": "\\ud800"}}'
+    ),
+    "no dimensions": ("config_sentence_transformers.json", '{"truncate_dim": 0}'),
+    "tokenizer arguments of another kind": (
+        "sentence_bert_config.json", '{"processing_kwargs": {"text": ["x"]}}'
+    ),
     "a default prompt of none": (
         "config_sentence_transformers.json",
         '{"prompts": {"a": "b"}, "default_prompt_name": "c"}',

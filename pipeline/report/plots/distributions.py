@@ -20,6 +20,7 @@ from pipeline.report.plots.svg import (
     THIS,
     drawing,
     mark,
+    shortened,
     to_svg,
 )
 from pipeline.report.plots.tradeoff import Ends
@@ -50,7 +51,8 @@ def histogram(counts: Mapping[str, Sequence[float]], name: str) -> str:
 
 def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, name: str) -> str:
     """Draw each group's cosines as a line from the lowest to 1, with a dot at the mean."""
-    left = 14 + LETTER * max(map(len, names))
+    labels = [shortened(name) for name in names]
+    left = 14 + LETTER * max(map(len, labels))
     with drawing(46 + 19 * len(groups), left=left, right=24, top=4) as axes:
         rows = range(len(groups))
         lowest = [group["min"] for group in groups]
@@ -58,7 +60,7 @@ def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
             axes.plot((group["min"], group["mean"]), (row, row), color=THIS, linewidth=2)
             axes.plot((group["min"], group["min"]), (row - 0.2, row + 0.2), color=THIS)
             mark(axes, group["mean"], row, "o", THIS, size=7)
-        axes.set_yticks(list(rows), list(names))
+        axes.set_yticks(list(rows), labels)
         axes.set_ylim(len(groups) - 0.4, -0.6)
         room = max(1 - min(lowest), NARROWEST)
         axes.set_xlim(1 - 1.05 * room, 1 + 0.02 * room)
@@ -74,14 +76,15 @@ def ranges(groups: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
 
 def differences(rows: Sequence[tuple[str, float, Ends]], name: str) -> str:
     """Draw each task score's difference to fp32 with its 95 % interval; left of 0 is a loss."""
-    left = 14 + LETTER * max(len(label) for label, _, _ in rows)
+    labels = [shortened(label) for label, _, _ in rows]
+    left = 14 + LETTER * max(map(len, labels))
     with drawing(50 + 24 * len(rows), left=left, top=4) as axes:
         axes.axvline(0, color=SOFT, linewidth=1)
         for row, (_, delta, ends) in enumerate(rows):
             colour = BAD if ends[1] < 0 else THIS
             axes.plot(ends, (row, row), color=colour, linewidth=2.5)
             mark(axes, delta, row, "o", colour)
-        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         reach = 1.1 * max(max(abs(end) for end in ends) for _, _, ends in rows) or 1.0
         axes.set_xlim(-reach, reach)

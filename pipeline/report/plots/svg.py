@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -14,11 +15,15 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.patches import PathPatch
 from matplotlib.transforms import Affine2D, ScaledTranslation
 
+from pipeline.printable import printable
+
 # 72 units an inch, about a CSS pixel each on a phone: the font size below is what a reader sees.
 WIDTH = 340
 FONT = 11.5
 LETTER = 0.56 * FONT
 """About the width of a letter: enough to keep labels apart."""
+LONGEST = 32
+"""Letters of a label beside an axis; a longer one would leave no room for what is drawn."""
 NARROWEST = 5e-5
 """The least range of cosines that is drawn: those that differ by less look the same."""
 
@@ -63,6 +68,7 @@ _STYLE = {
     "ytick.left": False,
     "text.color": INK,
     "lines.solid_capstyle": "butt",
+    "text.parse_math": False,  # a label with two dollar signs is no formula
 }
 
 
@@ -86,6 +92,13 @@ def drawing(
         yield figure.add_axes(box, facecolor="none")
 
 
+def shortened(label: str) -> str:
+    """Return a label that fits beside an axis: its beginning and its end, on one line."""
+    words = " ".join(printable(label).split())
+    half = (LONGEST - 1) // 2
+    return words if len(words) <= LONGEST else f"{words[:half]}…{words[-half:]}"
+
+
 def mark(axes: Axes, x: float, y: float, shape: str, colour: str, size: float = 9) -> None:
     """Draw a marker as a path of its own; matplotlib's are references, and none leaves the page."""
     style = MarkerStyle(shape)
@@ -103,7 +116,10 @@ def to_svg(axes: Axes, name: str, title: str, description: str) -> str:
     figure = axes.figure
     assert isinstance(figure, Figure)
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=dict.fromkeys(_METADATA))
+    with warnings.catch_warnings():
+        # The reader's own typeface is what draws.
+        warnings.filterwarnings("ignore", "(?s)(Glyph|Matplotlib currently)", UserWarning)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(_METADATA))
     text = stream.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     for unwanted in _UNWANTED:
