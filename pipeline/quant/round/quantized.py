@@ -55,7 +55,8 @@ def quantize_group(
         integers = round_nearest(joined, scales, grid)
     delta = np.zeros(len(scales), np.float32)
     if correct_bias:
-        delta = bias_correction(fitted.mean, joined, integers, scales)
+        lost = (fitted.sample - fake_quantize(fitted.sample, step, grid)).mean(axis=0)
+        delta = bias_correction(fitted.mean, lost, joined, integers, scales)
     cuts = np.cumsum([gemm.weight.shape[1] for gemm in group.gemms])[:-1]
     parts = zip(
         group.gemms,

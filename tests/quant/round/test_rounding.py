@@ -86,11 +86,13 @@ def test_noise_holds_errors_from_being_passed_along_weak_correlations() -> None:
     np.testing.assert_array_equal(drowned, round_nearest(weight, scales))
 
 
-def test_bias_correction_restores_the_mean_output() -> None:
+def test_bias_correction_restores_the_mean_output_of_rounded_tokens() -> None:
     rows = draw_rows(8, 12).astype(np.float64)
+    seen = np.floor(rows)
     weight = np.random.default_rng(9).normal(size=(12, 5)).astype(np.float32)
     scales = weight_scales(weight) * 10
     integers = round_nearest(weight, scales)
-    delta = bias_correction(rows.mean(axis=0), weight, integers, scales)
-    mean = (rows @ (integers * scales) + delta).mean(axis=0)
+    lost = (rows - seen).mean(axis=0).astype(np.float32)
+    delta = bias_correction(rows.mean(axis=0), lost, weight, integers, scales)
+    mean = (seen @ (integers * scales) + delta).mean(axis=0)
     np.testing.assert_allclose(mean, (rows @ weight).mean(axis=0), rtol=1e-4, atol=1e-4)
