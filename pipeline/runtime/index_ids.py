@@ -32,13 +32,16 @@ class Ids:
         """Return the next ``count`` rows' keys.
 
         Raises:
-            EncodeError: some ids are whole numbers and some are not.
+            EncodeError: some ids are whole numbers and some are not, or one names nothing.
         """
         rows = np.arange(self._rows, self._rows + count, dtype=np.int64)
         if IDS not in kept:
             self._rows += count
             return rows
         values = kept[IDS].to_pylist() if hasattr(kept[IDS], "to_pylist") else list(kept[IDS])
+        for row, value in enumerate(values, self._rows + 1):
+            if value is None or isinstance(value, bool | dict | list | bytes):
+                raise EncodeError(f"row {row}: its id is {value!r}, expected text or a number")
         if not self._rows:
             self._whole = all(_is_whole(value) for value in values)
         self._rows += count

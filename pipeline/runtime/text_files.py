@@ -58,7 +58,8 @@ def make_source(path: str, form: str | None, column: str | None, keep: Sequence[
     if form == "beir" and Path(path).is_dir():
         path = str(Path(path) / "corpus.jsonl")
     if path != STDIN and not Path(path).is_file():
-        raise EncodeError(f"{path}: no such file")
+        pipe = Path(path).exists() and not Path(path).is_dir()
+        raise EncodeError(f"{path}: {'a pipe: give - and its text' if pipe else 'no such file'}")
     form = form or _SUFFIXES.get(Path(path).suffix.lower())
     if form is None:
         raise EncodeError(f"{path}: format not known; give --format, one of {', '.join(FORMATS)}")

@@ -174,7 +174,7 @@ class ParquetWriter:
         """Append a block; a kept column has the type that its first block had.
 
         Raises:
-            EncodeError: a later value has another type.
+            EncodeError: a later value has another type, or one that parquet has not.
         """
         arrow = self._arrow
         types = {} if self._schema is None else {f.name: f.type for f in self._schema}
@@ -184,12 +184,17 @@ class ParquetWriter:
         flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
         columns[VECTORS] = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = arrow.table(columns)
-        if self._writer is None:
-            self._schema = table.schema
-            self._writer = self._parquet.ParquetWriter(
-                self._stream, self._schema, use_dictionary=list(kept), compression="zstd"
-            )
-        self._writer.write_table(table)
+        try:
+            if self._writer is None:
+                self._schema = table.schema
+                self._writer = self._parquet.ParquetWriter(
+                    self._stream, self._schema, use_dictionary=list(kept), compression="zstd"
+                )
+            self._writer.write_table(table)
+        except arrow.ArrowException as error:
+            raise EncodeError(
+                f"a kept column does not go into parquet: {first_line(error)}"
+            ) from error
 
     def finish(self, empty: npt.NDArray[Any], keep: Sequence[str], /) -> None:
         """Write the footer."""

@@ -313,6 +313,27 @@ def test_values_of_several_types(
 
 
 @pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1180591620717411303424", "'id' holds a number of more than 64 bits"),
+        ("{}", "a kept column does not go into parquet: "),
+    ],
+)
+def test_values_that_parquet_has_not(
+    value: str, message: str, refuse: Callable[..., str], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "a", "id": {value}}}\n')
+    assert message in refuse(path, "out.parquet", "--keep", "id")
+
+
+def test_a_pipe_says_how_it_is_read(refuse: Callable[..., str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    assert "a.txt: a pipe: give - and its text" in refuse(tmp_path / "a.txt", "out.npy")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--column", "text"], "txt has no columns"),
