@@ -1,4 +1,4 @@
-"""Ids of an index: whole numbers are keys, other text stays text, and what names nothing is told."""
+"""Ids of an index: whole numbers are keys, other text is text, what names nothing is refused."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_other_numbers_are_text(value: object) -> None:
     assert ids.texts == [str(value)]
 
 
-@pytest.mark.parametrize("value", [None, True, {"a": 1}, [1]])
+@pytest.mark.parametrize("value", [None, True, {"a": 1}, [1], b"a"])
 def test_what_names_nothing_is_refused_by_row(value: object) -> None:
     ids = Ids()
     ids.take({IDS: ["a", "b"]}, 2)
