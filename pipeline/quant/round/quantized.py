@@ -55,7 +55,9 @@ def quantize_group(
         integers = round_nearest(joined, scales, grid)
     delta = np.zeros(len(scales), np.float32)
     if correct_bias:
-        lost = (fitted.sample - fake_quantize(fitted.sample, step, grid)).mean(axis=0)
+        lost = np.zeros_like(fitted.low)
+        if grid.even:  # E4M3 rounds what is near 0 as finely as the rest; there it won nothing
+            lost = (fitted.sample - fake_quantize(fitted.sample, step, grid)).mean(axis=0)
         delta = bias_correction(fitted.mean, lost, joined, integers, scales)
     cuts = np.cumsum([gemm.weight.shape[1] for gemm in group.gemms])[:-1]
     parts = zip(
