@@ -7,17 +7,21 @@
 MTEB, BERTopic and KeyBERT take one. Needs PyTorch, where ``pipeline.runtime.load`` does not.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SimilarityFunction
 from sentence_transformers.base.modules.input_module import InputModule
 
+from pipeline.bundle.engines import open_parent
+from pipeline.errors import BundleError
+from pipeline.files import parse_json
 from pipeline.runtime import load
 from pipeline.runtime.encoder import TextEncoder
 from pipeline.text.tokens import TokenBatch
+
+_SETTINGS = "config_sentence_transformers.json"
 
 
 class BundleModule(InputModule):  # type: ignore[misc]
@@ -62,12 +66,27 @@ def as_sentence_transformer(directory: str | Path, engine: str = "auto") -> Any:
         BundleError: as ``pipeline.runtime.load``.
     """
     encoder = load(directory, engine)
-    path = Path(directory) / "config_sentence_transformers.json"
-    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return SentenceTransformer(
         modules=[BundleModule(encoder)],
         device="cpu",
         prompts=encoder.prompts or None,
         default_prompt_name=encoder.default_prompt,
-        similarity_fn_name=config.get("similarity_fn_name"),
+        similarity_fn_name=_similarity(Path(directory)),
     )
+
+
+def _similarity(directory: Path) -> str | None:
+    """Return the similarity that the model's files name, checked as all files of a bundle are.
+
+    Raises:
+        BundleError: the file is not the one published, or names none that there is.
+    """
+    checker = open_parent(directory).checker
+    if not checker.has(_SETTINGS):
+        return None
+    try:
+        config = parse_json(checker.read(_SETTINGS))
+        name = config.get("similarity_fn_name") if isinstance(config, dict) else None
+        return None if name is None else SimilarityFunction(name).value
+    except ValueError as error:
+        raise BundleError(f"{directory / _SETTINGS}: {error}; publish the bundle again") from error

@@ -15,10 +15,11 @@ from pipeline.bundle.arrays import read_array
 from pipeline.bundle.engines import open_parent, read_engine
 from pipeline.bundle.proof import TEXTS, VECTORS, read_proof
 from pipeline.bundle.ranges import RANGES, read_ranges
+from pipeline.bundle.sharing.hub import HubSource
 from pipeline.bundle.sharing.reference import HubReference
 from pipeline.bundle.sharing.transfer import push
 from pipeline.bundle.signing import signature_problem
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ShareError
 from pipeline.flow.building import BuildOrder, _settings
 from pipeline.report.published import read_report
 from pipeline.verify import main
@@ -46,6 +47,15 @@ def put(bundle: Path, name: str, content: bytes) -> None:
     (bundle / name).write_bytes(content)
     list_again(bundle, name)
     bind_again(bundle)
+
+
+def test_a_hub_that_states_no_size(tmp_path: Path) -> None:
+    """What is to be downloaded is bounded by the manifest, or not downloaded."""
+    source = HubSource.__new__(HubSource)
+    source.reference = HubReference(repo_id="me/tiny")
+    source._sizes = {"model.onnx": None}
+    with pytest.raises(ShareError, match="of a size that is not stated there, 7 at most"):
+        source.fetch("model.onnx", tmp_path, most=7)
 
 
 # What is no file

@@ -135,6 +135,29 @@ def test_an_encoder_is_not_pickled_and_says_what_to_do(encoder: TextEncoder) -> 
             attempt(encoder)
 
 
+SETTINGS = "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize("said", ["angle", 5, ["cosine"]])
+def test_a_similarity_that_is_none(said: object, plain: Path, tmp_path: Path) -> None:
+    from pipeline.runtime.sentence_transformer import as_sentence_transformer
+
+    change: Change = lambda config: config | {"similarity_fn_name": said}  # noqa: E731
+    bundle = changed(plain, tmp_path / "b", SETTINGS, change)
+    with pytest.raises(BundleError, match=rf"{SETTINGS}: .*publish the bundle again"):
+        as_sentence_transformer(bundle, engine="onnxruntime")
+
+
+def test_the_similarity_is_read_as_published(plain: Path, tmp_path: Path) -> None:
+    from pipeline.runtime.sentence_transformer import as_sentence_transformer
+
+    bundle = changed(plain, tmp_path / "b", SETTINGS, lambda c: c | {"similarity_fn_name": "dot"})
+    assert as_sentence_transformer(bundle, engine="onnxruntime").similarity_fn_name == "dot"
+    (bundle / SETTINGS).write_text("{}")
+    with pytest.raises(BundleError, match="changed after publishing"):
+        as_sentence_transformer(bundle, engine="onnxruntime")
+
+
 _FORKED = """
 import os, sys
 from pipeline.runtime import Batcher, load
