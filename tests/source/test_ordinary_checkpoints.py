@@ -15,7 +15,8 @@ from tokenized import POSITIONS, ROWS, Settings, save_tokenized
 
 from pipeline.config import ModelConfig
 from pipeline.contracts import SourceModel
-from pipeline.errors import PipelineError, ResolveError
+from pipeline.errors import ConfigError, PipelineError, ResolveError
+from pipeline.flow.compose import _check_texts
 from pipeline.runtime import load
 from pipeline.source.references import refuse_references
 from pipeline.stages.resolve import resolve
@@ -306,3 +307,10 @@ def test_paths_that_training_left_behind_are_no_references(tmp_path: Path) -> No
     edit(saved / "tokenizer_config.json", **left)
     edit(saved / "config.json", _name_or_path=str(tmp_path))
     refuse_references(saved, "here")
+
+
+def test_a_directory_of_other_bytes_is_told_at_once() -> None:
+    """Reports name it, and they are UTF-8: the run would end when it writes them."""
+    config = ModelConfig(name="tiny", directory="/data/\udcff")
+    with pytest.raises(ConfigError, match=r"^directory='/data/\\udcff' is not UTF-8.*rename"):
+        _check_texts(config)
