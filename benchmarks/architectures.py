@@ -106,7 +106,7 @@ def _encoder(family: Any) -> str:
 
 
 def _stopped(name: str, encoder: str, reason: str) -> str:
-    words = reason.replace("|", "/").split("; ")[0]
+    words = reason.replace("|", "/").split("; ")[0][:200]
     cells = [name, encoder, "", "", f"**stops**: {words}", *[""] * 6]
     return f"| {' | '.join(cells)} |"
 

@@ -154,6 +154,11 @@ DECODERS = {
         padding="right",
         transformers=NEW,
     ),
+    "clip-text": decoder(
+        "CLIPTextConfig",
+        COMMON | {"bos_token_id": 0, "eos_token_id": 2},
+        padding="right",
+    ),
     "ettin-decoder": decoder("ModernBertDecoderConfig", MODERN),
     "granite": decoder("GraniteConfig"),
     "gpt2": decoder(
@@ -166,6 +171,13 @@ DECODERS = {
         "Gemma3TextConfig", DECODER | LOCAL_AND_GLOBAL | {"query_pre_attn_scalar": 16}
     ),
     "llama": decoder("LlamaConfig"),
+    "llama-nemotron": decoder(
+        "LlamaConfig",
+        DECODER | {"is_causal": False},
+        chain=MEAN,
+        padding="right",
+        transformers=NEW,
+    ),
     "olmo2": decoder("Olmo2Config"),
     "qwen2": decoder("Qwen2Config"),
     "sgpt-bloom": decoder(
@@ -191,9 +203,21 @@ DECODERS = {
 }
 MORE = ENCODERS | DECODERS
 ON_EVERY_COMMIT = frozenset(
-    ["albert", "bert-generation", "big-bird", "camembert", "data2vec-text", "electra", "ernie"]
+    [
+        *(
+            "albert",
+            "bert-generation",
+            "big-bird",
+            "camembert",
+            "data2vec-text",
+            "electra",
+            "ernie",
+        ),
+        *("eurobert", "gte-multilingual", "jina-v3"),
+    ]
 )
-"""Those whose row in the table passes throughout: they are exported on every commit as well."""
+"""Some of those whose row in the table passes throughout, exported on every commit as well; the
+rest takes part where ``whole`` is asked for."""
 STOPS = {
     "longformer": encoder(
         "LongformerConfig", ROBERTA | {"attention_window": [8, 8], "max_position_embeddings": 80}
