@@ -10,6 +10,7 @@ that FILE does not have.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,9 @@ CHECKS = {
     "test_pytorch_runs_the_graph_for_reconstruction_and_targets": "int8_max",
     "test_what_no_graph_can_hold_stops_at_export_by_its_name": "stops",
 }
+_PLACES = re.compile(r"(?<=\s)['\"]?/\S+/")
+"""Directories of this run, which say nothing on a page."""
+
 Outcomes = dict[str, dict[str, dict[str, Any]]]
 """By family and check: ``outcome``, ``reason`` and the check's own figures."""
 
@@ -149,7 +153,7 @@ def _cell(seen: Mapping[str, Mapping[str, Any]], passed: str, *checks: str) -> s
             return "not run"
         if entry["outcome"] != "passed":
             word = "not run" if entry["outcome"] == "skipped" else f"**no** ({check})"
-            return f"{word}: {entry['reason'].replace('|', '/')[:120]}"
+            return f"{word}: {_PLACES.sub('', entry['reason']).replace('|', '/')[:120]}"
     return passed
 
 

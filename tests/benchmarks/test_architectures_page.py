@@ -40,9 +40,9 @@ def test_a_row_says_what_passed_and_with_which_figure(tmp_path: Path) -> None:
 
 
 def test_a_row_says_what_did_not_and_why_and_the_later_outcome_counts(tmp_path: Path) -> None:
-    failed = {"fp16": {"outcome": "failed", "reason": "assert 0.5 | 0.9"}}
+    failed = {"fp16": {"outcome": "failed", "reason": "cannot open /a/run-1/x.onnx: 0.5 | 0.9"}}
     path = write_outcomes(tmp_path / "results.jsonl", **failed)
-    assert row(path)[5] == "**no** (fp16): assert 0.5 / 0.9"
+    assert row(path)[5] == "**no** (fp16): cannot open x.onnx: 0.5 / 0.9"
     assert row(write_outcomes(path))[5] == "0.9999900"
 
 
