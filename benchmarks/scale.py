@@ -25,6 +25,8 @@ from typing import Any
 from pipeline.config import ModelConfig
 from pipeline.source.locate import locate
 
+BEGIN, END = "<!-- benchmarks.scale: begin -->", "<!-- benchmarks.scale: end -->"
+
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "bert-mini": {"layers": 4, "width": 256, "heads": 4},
     "minilm-l6": {"layers": 6, "width": 384, "heads": 12},
@@ -33,7 +35,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "bert-large": {"layers": 24, "width": 1024, "heads": 16},
     "qwen3-0.6b": {"layers": 28, "width": 1024, "heads": 16, "vocabulary": 151_669},
 }
-STAGES = ("resolve", "export", "quantize", "optimize", "publish")
+STAGES = ("resolve", "export", "ranges", "quantize", "optimize", "publish")
 _LINE = re.compile(r"^\d\d:\d\d:\d\d (\w+) (?:…|done in ([\d.]+) s)$")
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--only", choices=SHAPES, nargs="+", default=list(SHAPES))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/scale.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/images/scale.svg"))
+    parser.add_argument("--page", type=Path, default=Path("docs/scale.md"))
     options = parser.parse_args()
     known = _read(options.results)
     for shape in options.only:
@@ -77,8 +80,9 @@ def main() -> None:
             known[shape] = measure(shape, Path(directory))
         ordered = [known[name] for name in SHAPES if name in known]
         options.results.write_text(json.dumps([asdict(run) for run in ordered], indent=1) + "\n")
-        print(table(ordered[-1:] if len(options.only) > 1 else ordered), flush=True)
-    draw([known[name] for name in SHAPES if name in known], options.plot)
+        print(table(ordered), flush=True)
+        draw(ordered, options.plot)
+        write_table(ordered, options.page)
 
 
 def measure(shape: str, directory: Path) -> Run:
@@ -197,6 +201,19 @@ def table(runs: Sequence[Run]) -> str:
             f"| {run.peak_mib / run.fp32_mib:.1f} | {run.model_onnx_mib / run.fp32_mib:.0%} |"
         )
     return "\n".join(lines)
+
+
+def write_table(runs: Sequence[Run], page: Path) -> None:
+    """Put the table between the two marks of a page.
+
+    Raises:
+        ValueError: the marks are not there once each.
+    """
+    text = page.read_text("utf-8")
+    if text.count(BEGIN) != 1 or text.partition(BEGIN)[2].count(END) != 1:
+        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}, once each")
+    before, rest = text.split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{table(runs)}\n\n{END}{rest.split(END)[1]}", "utf-8")
 
 
 def _by_name(run: Run) -> dict[str, Stage]:
