@@ -19,6 +19,7 @@ from pipeline.graph.cuda.argmax import replace_argmax
 from pipeline.graph.cuda.host_numbers import make_on_device
 from pipeline.graph.cuda.norms import fuse_norms
 from pipeline.graph.cuda.rms import fuse_rms
+from pipeline.graph.cuda.scores import fuse_scores
 from pipeline.graph.files import load_graph, prune
 from pipeline.measure.speed.profile import read_kernels
 from pipeline.stages import fuse as stage
@@ -281,3 +282,38 @@ def test_numbers_of_a_shape_are_made_on_the_device(tmp_path: Path) -> None:
     (turned,) = [node for node in model.graph if node.outputs[0].name == "turned"]
     assert turned.inputs[0] is not None
     assert turned.inputs[0].name == "largest.on_device"
+
+
+@pytest.mark.parametrize(
+    ("joined", "behind"),
+    [("0, 0, 8", "z = Identity(c)"), ("-1, 8", "g = Gemm(c, weight) z = Reshape(g, tokens)")],
+    ids=["tokens by text", "tokens in a row, for a Gemm"],
+)
+def test_attention_with_a_mask_of_its_own_is_one_operator(
+    joined: str, behind: str, tmp_path: Path
+) -> None:
+    def graph() -> ir.Model:
+        weight = np.random.default_rng(1).normal(size=64).round(3).tolist()
+        model = make(
+            "{ heads = Constant <value_ints: ints = [0, 0, 2, 4]> ()"
+            f" joined = Constant <value_ints: ints = [{joined}]> ()"
+            " tokens = Constant <value_ints: ints = [2, 3, 8]> ()"
+            " square = Constant <value_ints: ints = [8, 8]> ()"
+            f" flat = Constant <value_floats: floats = {weight}> () weight = Reshape(flat, square)"
+            " mask = Constant <value: tensor = float[1, 1, 3, 3] "
+            "{0, -9000, -9000, 0, 0, -9000, 0, 0, 0}> ()"
+            " xs = Reshape(x, heads) ys = Reshape(y, heads)"
+            " q = Transpose<perm = [0, 2, 1, 3]>(xs) k = Transpose<perm = [0, 2, 3, 1]>(ys)"
+            " v = Transpose<perm = [0, 2, 1, 3]>(ys)"
+            " s = MatMul(q, k) half = Constant <value: tensor = float {0.5}> () t = Mul(s, half)"
+            " m = Add(t, mask) p = Softmax<axis = -1>(m) o = MatMul(p, v)"
+            f" r = Transpose<perm = [0, 2, 1, 3]>(o) c = Reshape(r, joined) {behind} }}"
+        )
+        return lifted(model)
+
+    fused = graph()
+    assert fuse_scores(fused) == 1
+    prune(fused)
+    assert "Softmax" not in [node.op_type for node in fused.graph]
+    expected = run(graph(), tmp_path / "before.onnx")
+    np.testing.assert_allclose(run(fused, tmp_path / "after.onnx"), expected, atol=1e-5)
