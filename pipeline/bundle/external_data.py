@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BundleError
-from pipeline.protobuf import entries
+from pipeline.graph.protobuf import entries
 
 Fields = dict[int, str]
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from pipeline.contracts import Graphs, OnnxModel
 from pipeline.files import link_or_copy
 from pipeline.graph.files import LARGEST_FILE, load_graph, save_graph
-from pipeline.protobuf import entries
+from pipeline.graph.protobuf import entries
 
 log = logging.getLogger(__name__)
 

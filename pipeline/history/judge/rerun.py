@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.fresh_process import FreshProcessError, run_fresh
 from pipeline.history.judge.slower import Beside
+from pipeline.measure.fresh_process import FreshProcessError, run_fresh
 from pipeline.measure.speed.intervals import Speedup
 
 _MODULE = "pipeline.history.judge.rerun"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.config import NumericType
 from pipeline.engines.gpu import gpu_memory_used
-from pipeline.fresh_process import FreshProcessError, run_fresh
+from pipeline.measure.fresh_process import FreshProcessError, run_fresh
 
 log = logging.getLogger(__name__)
 

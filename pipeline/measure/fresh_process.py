@@ -23,7 +23,7 @@ def run_fresh(
     Raises:
         FreshProcessError: it ended otherwise than with a result, or the time is over.
     """
-    package = str(Path(__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
     try:
         done = subprocess.run(
