@@ -257,7 +257,7 @@ def test_every_command_ends_in_order(module: str, tmp_path: Path) -> None:
 
 HALF_A_STAGE = f"""
 import time, pipeline.__main__ as command
-from pipeline.flow.cached_stages import Stages
+from pipeline.flow.timed_stages import Stages
 run = Stages.run
 def half(out):
     out.mkdir()

@@ -1,13 +1,9 @@
-"""Run each stage where the store does not hold its output; say what that output depends on.
+"""Say what each stage's output depends on, and run it where the store does not hold that output.
 
 A stage is imported where it is made: what the store holds costs no import of PyTorch.
 """
 
-import contextlib
-import gc
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,14 +17,9 @@ from pipeline.contracts import (
     SourceModel,
 )
 from pipeline.engines.gpu import find_gpu
-from pipeline.flow.outcome_file import note_stage
 from pipeline.flow.store.keys import Parts, code_sha256, digest, tree_sha256, versions
-from pipeline.flow.store.records import T
-from pipeline.flow.store.stage_store import StageStore
-from pipeline.report.entries.report import StageTime
+from pipeline.flow.timed_stages import Stages
 from pipeline.source.locate import Located, locate
-
-log = logging.getLogger(__name__)
 
 _MODEL = {"numpy", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"}
 _GRAPH = {
@@ -54,60 +45,6 @@ PACKAGES = {
 
 PLANS = {"tensorrt-rtx", "polygraphy"}
 """What quantize computes with besides, where it asks what plans would run."""
-
-
-class Stages:
-    """Runs stages or takes their outputs from the store; times them and says when each starts."""
-
-    def __init__(self, store: StageStore, work: Path, subject: str) -> None:
-        """Have stages write below ``work``; compare a changed part with others of ``subject``."""
-        self.times: list[StageTime] = []
-        self._store = store
-        self._work = work
-        self._subject = subject
-
-    def run(self, name: str, kind: type[T], parts: Parts, make: Callable[[Path], T]) -> T:
-        """Return what ``make`` returns for ``parts``, now or the last time."""
-        _started(name)
-        start = time.perf_counter()
-        with _garbage_freed():
-            made, cached = self._store.get_or_make(
-                name, kind, parts, self._subject, self._work, make
-            )
-        self._done(name, start, cached=cached)
-        return made
-
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Time what is done every time."""
-        _started(name)
-        start = time.perf_counter()
-        yield
-        self._done(name, start, cached=False)
-
-    def _done(self, name: str, start: float, *, cached: bool) -> None:
-        seconds = time.perf_counter() - start
-        log.info("%s done in %.1f s", name, seconds)
-        self.times.append(StageTime(name=name, seconds=round(seconds, 3), cached=cached))
-
-
-@contextlib.contextmanager
-def _garbage_freed() -> Iterator[None]:
-    """Leave no dead model behind: models and graphs refer to themselves, and hold their weights.
-
-    What was there before, all of PyTorch among it, is not looked through.
-    """
-    gc.freeze()
-    try:
-        yield
-        gc.collect()
-    finally:
-        gc.unfreeze()
-
-
-def _started(name: str) -> None:
-    note_stage(name)
-    log.info("%s …", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from pipeline.config import CacheConfig, EngineChoice, NumericType, PipelineConf
 from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, Outcome, Report
 from pipeline.flow.cached_stages import (
     Model,
-    Stages,
     build,
     export,
     fuse,
@@ -22,6 +21,7 @@ from pipeline.flow.cached_stages import (
 from pipeline.flow.checks import check
 from pipeline.flow.environment import describe_environment
 from pipeline.flow.store.stage_store import StageStore, StoreLimits
+from pipeline.flow.timed_stages import Stages
 from pipeline.graph.shared_weights import share_weights
 from pipeline.measure.results import Validation
 from pipeline.measure.unvalidated import unvalidated

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config import NumericType
 from pipeline.contracts import OnnxModel
-from pipeline.flow.cached_stages import Stages
 from pipeline.flow.store.stage_store import StageStore
+from pipeline.flow.timed_stages import Stages
 
 
 class Model:
