@@ -22,9 +22,9 @@ from pipeline.text.tokens import TokenBatch
 
 log = logging.getLogger(__name__)
 
-CACHED_TOKENS = 2048
-"""More tokens than this at once leave a CPU's caches, and each token takes longer
-(docs/cpu_speed.md)."""
+CACHED_TOKENS = 512
+"""More tokens than this in a batch leave a core's own cache, and each token takes longer
+(docs/adr/0009-model-onnx-for-cpus.md)."""
 
 CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
