@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked_page import write_between
 from pipeline.source.chain import REASONS
 
 ROOT = Path(__file__).parents[1]
@@ -159,9 +160,7 @@ def _cell(seen: Mapping[str, Mapping[str, Any]], passed: str, *checks: str) -> s
 
 def write_page(table: str) -> None:
     """Put the table between its marks in docs/models.md."""
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+    write_between(PAGE, BEGIN, END, table)
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked_page import write_between
 from pipeline.config import ModelConfig
 from pipeline.source.locate import locate
 
@@ -209,11 +210,7 @@ def write_table(runs: Sequence[Run], page: Path) -> None:
     Raises:
         ValueError: the marks are not there once each.
     """
-    text = page.read_text("utf-8")
-    if text.count(BEGIN) != 1 or text.partition(BEGIN)[2].count(END) != 1:
-        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}, once each")
-    before, rest = text.split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{table(runs)}\n\n{END}{rest.split(END)[1]}", "utf-8")
+    write_between(page, BEGIN, END, table(runs))
 
 
 def _by_name(run: Run) -> dict[str, Stage]:
