@@ -122,17 +122,19 @@ def _row(name: str, family: Any, seen: Mapping[str, Mapping[str, Any]]) -> str:
         return format(entry[key], form) if key in entry else ""
 
     plan = "built" if figure("RTX plan", "attention") == "fused" else "built, attention in parts"
+    int8 = f"{figure('int8', 'cosine', '.4f')}, {figure('int8', 'gemms')}"
+    stops = figure("int8", "stops").partition("; ")[0]
     cells = [
         f"`{name}`",
         _encoder(family),
         ", ".join(_describe(module) for module in family.chain()),
         family.padding,
-        _cell(seen, "equal", "fp32", "padding", "engine forms", "int8_max"),
+        _cell(seen, "equal", "fp32", "padding", "engine forms"),
         _cell(seen, figure("fp16", "cosine", ".7f"), "fp16"),
-        _cell(seen, f"{figure('int8', 'cosine', '.4f')}, {figure('int8', 'gemms')}", "int8"),
+        f"**stops**: {stops}" if stops else _cell(seen, int8, "int8", "int8_max"),
         _cell(seen, "equal", "OpenVINO"),
         _cell(seen, f"equal, {figure('CUDA', 'fused')} fused", "CUDA"),
-        _cell(seen, plan, "RTX plan"),
+        "" if stops else _cell(seen, plan, "RTX plan"),
         _cell(seen, f"{figure('attention', 'fused')} of 2", "attention"),
     ]
     return f"| {' | '.join(cells)} |"

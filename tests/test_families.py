@@ -34,7 +34,7 @@ from pipeline.engines.gpu import is_installed
 from pipeline.engines.layers.records import read_layers
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.engines.torch import TorchEncoder
-from pipeline.errors import ExportError
+from pipeline.errors import ExportError, QuantizeError
 from pipeline.graph.engine_forms.rewrite import rewrite_for_engines
 from pipeline.graph.files import load_graph
 from pipeline.measure.plan_gates import apply_plan_gates, promise_of
@@ -245,6 +245,8 @@ def test_pytorch_runs_the_graph_for_reconstruction_and_targets(
     built: Built, evaluation_texts: Sequence[str]
 ) -> None:
     """``int8_max`` and ``precision.target`` need every operator of it."""
+    if built.family.refuses_int8:
+        pytest.skip("int8 covers nothing of it")
     graph = load_graph(built.fp32)
     engine = OnnxRuntimeEncoder(built.fp32.path)
     tokenizer = built.encoder(engine).tokenizer
@@ -335,6 +337,11 @@ def test_int8_agrees(
     built: Built, evaluation_texts: Sequence[str], record_property: Record
 ) -> None:
     """Random weights have no structure that rounding could keep, trained ones do better."""
+    if built.family.refuses_int8:
+        with pytest.raises(QuantizeError, match=built.family.refuses_int8) as caught:
+            _ = built.int8
+        record_property("stops", str(caught.value))
+        return
     said = built.int8.quantization or {}
     assert said["gemms"] == said["gemms_int8"] >= 8
     faster = optimize(built.int8, built.source, built.calibration, built.root / "faster")
@@ -359,6 +366,8 @@ def test_openvino_agrees(built: Built, evaluation_texts: Sequence[str]) -> None:
 def test_a_tensorrt_rtx_plan_runs_what_int8_says(
     built: Built, tmp_path: Path, record_property: Record
 ) -> None:
+    if built.family.refuses_int8:
+        pytest.skip("int8 covers nothing of it")
     config = EngineConfig()
     profiles = make_profiles(config, max_length=built.source.max_length)[:1]
     engines = optimize(built.int8, built.source, built.calibration, tmp_path / "forms").buildable
@@ -370,8 +379,9 @@ def test_a_tensorrt_rtx_plan_runs_what_int8_says(
         PlanGatesConfig(int8_gemms=1, gemm_types=1, attention_fused={"int8": 1}),
     )
     details = {gate.name: gate.detail for gate in gates}
-    assert list(details) == ["plan.int8_gemms", "plan.gemm_types", "plan.attention_fused"]
     attention = details.pop("plan.attention_fused")
+    assert details.keys() - {"plan.gemm_types"} == {"plan.int8_gemms"}
+    assert attention is not None or "plan.gemm_types" in details  # in parts it has no GEMM to judge
     record_property("attention", attention or "fused")
     if built.masks_of_numbers:
         assert "computes in fp32" in str(details)

@@ -104,7 +104,7 @@ def canonicalize_gemms(graph: ir.Graph) -> None:
     """Write linear GEMMs as MatMul of a constant ``[in, out]`` weight and, of a bias, Add.
 
     The other forms: a weight behind a Transpose, and a Gemm op on a token tensor that a Reshape has
-    made 2-D.
+    made 2-D, its heads joined in the same step or before (GPT-2's layers).
     """
     for node in list(graph):
         if node.op_type == "MatMul":
@@ -138,29 +138,46 @@ def _expand_gemm(graph: ir.Graph, node: ir.Node) -> None:
     if tokens is None or tokens.shape is None or weight is None or array is None or trans_a:
         return
     matrix = array.T if trans_b else array
+    joined = _joined_dims(tokens.shape, len(matrix))
     if (
-        tokens.shape[-1] != len(matrix)
+        joined is None
         or any(scalar is not None and scalar.as_float() != 1 for scalar in scalars)
         or (rest and (bias is None or bias.shape != (matrix.shape[1],)))
     ):
         return
     name, output = f"{node.name or node.outputs[0].name}", node.outputs[0]
-    width = matrix.shape[1]
-    shape = ir.Shape([*tokens.shape[:-1], width])
-    made = [ir.node("MatMul", [tokens, add_initializer(graph, f"{name}.matrix", matrix)])]
-    if rest:
-        made.append(ir.node("Add", [made[0].outputs[0], rest[0]]))
-    target = add_initializer(graph, f"{name}.flat", np.array([-1, width]))
-    for part in made:
-        part.outputs[0].type, part.outputs[0].shape = output.type, shape
-    made.append(ir.node("Reshape", [made[-1].outputs[0], target]))
-    made[-1].outputs[0].type, made[-1].outputs[0].shape = output.type, output.shape
-    for part, suffix in zip(made, ("matmul", *["add"] * bool(rest), "flatten"), strict=True):
-        part.name = part.outputs[0].name = f"{name}.{suffix}"
+    kept, width = list(tokens.shape)[:-joined], matrix.shape[1]
+    wide = ir.Shape([*kept, width])
+    steps = [("matmul", "MatMul", add_initializer(graph, f"{name}.matrix", matrix), wide)]
+    if joined > 1:
+        sizes = add_initializer(graph, f"{name}.heads", np.array([*[0] * len(kept), len(matrix)]))
+        steps.insert(0, ("join", "Reshape", sizes, ir.Shape([*kept, len(matrix)])))
+    if rest and rest[0] is not None:
+        steps.append(("add", "Add", rest[0], wide))
+    flat = add_initializer(graph, f"{name}.flat", np.array([-1, width]))
+    steps.append(("flatten", "Reshape", flat, ir.Shape([None, width])))
+    made, value = [], tokens
+    for suffix, operator, other, shape in steps:
+        made.append(ir.node(operator, [value, other], name=f"{name}.{suffix}"))
+        value = made[-1].outputs[0]
+        value.name, value.type, value.shape = made[-1].name, output.type, shape
+    value.shape = output.shape
     insert_before(graph, node, made)
-    made[-1].outputs[0].name, output.name = output.name, None
-    output.replace_all_uses_with(made[-1].outputs[0], replace_graph_outputs=True)
+    value.name, output.name = output.name, None
+    output.replace_all_uses_with(value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def _joined_dims(shape: ir.Shape, channels: int) -> int | None:
+    """Return how many of a token tensor's last dimensions make up a GEMM's input channels."""
+    size = 1
+    for count, dim in enumerate(reversed(list(shape)[2:]), 1):
+        if not isinstance(dim, int):
+            return None
+        size *= dim
+        if size >= channels:
+            return count if size == channels else None
+    return None
 
 
 def add_missing_biases(graph: ir.Graph, groups: Sequence[GemmGroup]) -> list[GemmGroup]:

@@ -2,10 +2,10 @@
 
 The type of every node is in the graph, as TensorRT's strongly typed networks want it; no builder
 flag decides. In fp32 stay norms (LayerNormalization, root mean square in open code), Softmax and
-other reductions, everything behind the last of them (pooling sums, divisions by a token count
-clipped to 1e-9, Dense modules), what computes positions, and what text drives beyond fp16's range;
-of bf16 the residual stream. The cast stage uses this for both, quantize for what int8 leaves in
-high precision.
+other reductions, everything behind the last of them and the last product of token vectors (pooling
+sums, divisions by a token count clipped to 1e-9, Dense modules), what computes positions, and what
+text drives beyond fp16's range; of bf16 the residual stream. The cast stage uses this for both,
+quantize for what int8 leaves in high precision.
 """
 
 import fnmatch
@@ -157,7 +157,7 @@ def cast_to_half(
     too_wide = frozenset(wide)
     graph = model.graph
     inside_norms = {node for norm in find_rms_norms(graph) for node in norm.nodes}
-    exact = inside_norms | _behind_last_norm(graph, inside_norms) | _computing_positions(graph)
+    exact = inside_norms | _behind_the_tokens(graph, inside_norms) | _computing_positions(graph)
     types: dict[ir.Value, ir.DataType] = {}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     narrow = full = 0
@@ -210,21 +210,32 @@ def _float_input(value: ir.Value, types: dict[ir.Value, ir.DataType]) -> bool:
     return value.dtype is _FLOAT
 
 
-def _behind_last_norm(graph: ir.Graph, inside_norms: Collection[ir.Node]) -> set[ir.Node]:
-    """Return the nodes from which no norm or softmax can be reached: pooling and what follows.
+def _behind_the_tokens(graph: ir.Graph, inside_norms: Collection[ir.Node]) -> set[ir.Node]:
+    """Return the nodes that lead to no norm, softmax or product of token vectors: from pooling on.
 
-    ``inside_norms`` are the nodes of norms in open code.
+    Products count since not every encoder ends in a norm: MobileBERT has none, others write theirs
+    in open code. ``inside_norms`` are the nodes of norms in open code that are known.
     """
-    norms = {node for node in graph if node.op_type in _NORMS | _FUSED or node in inside_norms}
+    tokens = {
+        node
+        for node in graph
+        if node.op_type in _NORMS | _FUSED or node in inside_norms or _multiplies_tokens(node)
+    }
     reaches: set[ir.Node] = set()
     tail: set[ir.Node] = set()
     for node in reversed(graph):
         users = [use.node for output in node.outputs for use in output.uses()]
-        if any(user in norms or user in reaches for user in users):
+        if any(user in tokens or user in reaches for user in users):
             reaches.add(node)
-        elif node not in norms:
+        elif node not in tokens:
             tail.add(node)
     return tail
+
+
+def _multiplies_tokens(node: ir.Node) -> bool:
+    """Whether a node is a product with a vector a token, not one a sentence."""
+    shape = node.outputs[0].shape
+    return node.op_type == "MatMul" and shape is not None and len(shape) > 2
 
 
 def _computing_positions(graph: ir.Graph) -> set[ir.Node]:

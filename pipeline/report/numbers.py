@@ -73,6 +73,7 @@ def metric(name: str) -> str:
         "hit_rate": "hit rate",
         "spearman": "Spearman",
         "cosine_ap": "average precision",
+        "v_measure": "V-measure",
     }
     head, _, cut = name.partition("_at_")
     return known.get(head, head) + (f"@{cut}" if cut else "")

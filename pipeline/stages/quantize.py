@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from pipeline.config import HighPrecision, NumericType, PrecisionConfig
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.errors import QuantizeError
@@ -44,6 +46,12 @@ _SCHEMES = {
 }
 
 
+def _name_convolutions(graph: ir.Graph) -> str:
+    """Say what holds the weights of a graph without linear GEMMs, where convolutions do."""
+    names = [node.name or "" for node in graph if node.op_type == "Conv"]
+    return f" but {len(names)} Conv ({names[0]} the first), which stay as they are" if names else ""
+
+
 def quantize(
     model: OnnxModel,
     source: SourceModel,
@@ -72,7 +80,8 @@ def quantize(
     groups = find_gemm_groups(graph.graph)
     if not groups:
         raise QuantizeError(
-            f"{source.name}: no MatMul with a constant weight in the graph; use precision=fp16"
+            f"{source.name}: no MatMul with a constant weight in the graph"
+            f"{_name_convolutions(graph.graph)}; use precision=fp16"
         )
     choice, left_out = None, []
     if config.engine_aware is not None:

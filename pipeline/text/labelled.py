@@ -1,4 +1,4 @@
-"""Say what labelled text is: scored pairs, and collections whose relevant documents are known."""
+"""Say what labelled text is: scored pairs, judged collections, and texts of labelled clusters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,35 @@ class Retrieval:
         return not self.exclude_self and not self.own and self.candidates is None
 
 
-Task = ScoredPairs | Retrieval
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Texts, by index and maybe several times, that are clustered into ``clusters``.
+
+    ``labels`` has the cluster that each belongs to.
+    """
+
+    texts: Sequence[int]
+    labels: Sequence[int]
+    clusters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clustering:
+    """Texts whose clusters are known, and the experiments that look for them.
+
+    ``batch_size`` and ``seed`` are those of mini-batch k-means. Prompts are names, best first.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    experiments: tuple[Experiment, ...]
+    batch_size: int
+    seed: int
+    metric: str = "v_measure"
+    prompts: tuple[str, ...] = ()
+
+
+Task = ScoredPairs | Retrieval | Clustering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Read a task of the benchmark mteb as labelled text: STS, retrieval, reranking, pairs.
+"""Read a task of the benchmark mteb as labelled text: STS, retrieval, reranking, pairs, clusters.
 
 mteb fetches from the hub and keeps what it fetched (``HF_HOME``). Texts, prompts, splits and the
 main metric are those that mteb takes: https://github.com/embeddings-benchmark/mteb, read at 2.26.
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import ConfigError, DatasetError
-from pipeline.text.labelled import Labelled, Retrieval, ScoredPairs, Task
+from pipeline.text.labelled import Clustering, Labelled, Retrieval, ScoredPairs, Task
+from pipeline.text.mteb_clusters import make_clustering
 
 _METRIC = re.compile(r"(ndcg|recall|map|hit_rate)_at_[1-9]\d{0,3}|mrr_at_10")
 
@@ -30,16 +31,19 @@ def read_mteb_task(name: str | None, split: str, subset: str | None) -> Labelled
     subset = _one_of("subset", subset, task.hf_subsets, task.metadata.name)
     _load(task)
     labelled = translate(task, _rows(task, split, subset))
-    texts = (
-        [*labelled.queries, *labelled.documents]
-        if isinstance(labelled, Retrieval)
-        else [text for pair in labelled.pairs for text in pair]
-    )
     kinds = {}
     if isinstance(labelled, Retrieval):
         kinds = dict.fromkeys(labelled.documents, "document")
         kinds |= dict.fromkeys(labelled.queries, "query")
-    return Labelled(calibration=[], evaluation=texts, tasks=[labelled], kinds=kinds)
+    return Labelled(calibration=[], evaluation=_texts(labelled), tasks=[labelled], kinds=kinds)
+
+
+def _texts(task: Task) -> Sequence[str]:
+    if isinstance(task, Retrieval):
+        return [*task.queries, *task.documents]
+    if isinstance(task, Clustering):
+        return task.texts
+    return [text for pair in task.pairs for text in pair]
 
 
 def _find(name: str) -> Any:
@@ -69,6 +73,7 @@ def _translation(task: Any) -> Any:
         "PairClassification": _pairs,
         "Retrieval": _retrieval,
         "Reranking": _retrieval,
+        "Clustering": _clusters,
     }
     metadata = task.metadata
     what = f"dataset.task={metadata.name}"
@@ -145,6 +150,10 @@ def _pairs(task: Any, rows: Any) -> Task:
         metric="spearman" if scored else "cosine_ap",
         prompts=_prompts(metadata),
     )
+
+
+def _clusters(task: Any, rows: Any) -> Task:
+    return make_clustering(task, rows, _prompts(task.metadata))
 
 
 def _retrieval(task: Any, rows: Any) -> Task:

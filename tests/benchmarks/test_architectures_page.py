@@ -57,6 +57,17 @@ def test_a_check_that_has_not_ended_is_not_run_and_without_fp32_there_is_no_row(
     assert "`albert`" not in make_table(MORE, STOPS, read_outcomes(path))
 
 
+def test_int8_that_stops_leaves_the_other_precisions_and_no_plan(tmp_path: Path) -> None:
+    stops = {"int8": {"stops": "albert: no MatMul but 12 Conv; use precision=fp16"}}
+    skipped = {"outcome": "skipped", "reason": "int8 covers nothing of it"}
+    left = stops | {"int8_max": skipped, "RTX plan": skipped}
+    cells = row(write_outcomes(tmp_path / "results.jsonl", **left))
+    assert cells[4:10] == [
+        *("equal", "0.9999900", "**stops**: albert: no MatMul but 12 Conv"),
+        *("equal", "equal, 2 fused", ""),
+    ]
+
+
 def test_what_stops_has_a_row_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     line = {"family": "fnet", "check": "stops", "outcome": "passed", "reason": ""}

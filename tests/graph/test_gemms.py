@@ -111,6 +111,8 @@ def test_what_is_no_linear_gemm_is_not_matched(text: str) -> None:
         "r = Reshape(x, flat) a = Gemm(r, w) b = Gemm(r, w, bias) c = Add(a, b) "
         "out = Reshape(c, back)",
         "wt = Transpose(w) a = MatMul(x, wt) b = MatMul(a, wt) out = Relu(b)",
+        "h = Reshape(x, heads) r = Reshape(h, flat) g = Gemm(r, w, bias) out = Reshape(g, back)",
+        "h = Reshape(x, heads) r = Reshape(h, flat) g = Gemm(r, w) out = Reshape(g, back)",
     ],
 )
 def test_other_forms_are_brought_to_a_matmul_that_computes_the_same(text: str) -> None:
@@ -134,8 +136,13 @@ def test_other_forms_are_brought_to_a_matmul_that_computes_the_same(text: str) -
         "r = Transpose <perm = [0, 2, 1]> (x) q = Reshape(r, flat) g = Gemm(q, w) "
         "out = Reshape(g, back)",
         "z = ReduceMax <keepdims = 0> (x, ones) g = Gemm(z, w) out = Reshape(g, back)",
+        "z = ReduceMax <keepdims = 0> (x, ones) h = Reshape(z, pooled_heads) r = Reshape(h, flat) "
+        "g = Gemm(r, w) out = Reshape(g, back)",
     ],
-    ids=["alpha", "beta", "scalar bias", "transA", "tokens along the channels", "pooled"],
+    ids=[
+        *("alpha", "beta", "scalar bias", "transA", "tokens along the channels", "pooled"),
+        "pooled, in heads",
+    ],
 )
 def test_what_is_another_computation_is_left_as_it_is(text: str) -> None:
     model = parse(text)
@@ -170,6 +177,7 @@ def parse(text: str) -> ir.Model:
         graph (float[b,3,2] x) => (float[b,3,2] out)
         <float[2,2] w = {{1, 2, 3, 4}}, float[2,2] v = {{5, 6, 7, 8}}, float[2] bias = {{1, 2}},
          float half = {{0.5}}, int64[2] flat = {{-1, 2}}, int64[3] back = {{-1, 3, 2}},
+         int64[4] heads = {{0, 0, 2, 1}}, int64[3] pooled_heads = {{0, 2, 1}},
          int64[2] pairs = {{2, -1}}, int64[1] ones = {{1}}>
         {{ {text} }}"""
     )

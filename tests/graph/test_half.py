@@ -69,6 +69,34 @@ def test_gemms_in_front_of_a_norm_in_open_code_are_cast(decoder: ir.Model) -> No
         assert not reads_fp32(decoder, name)
 
 
+@pytest.mark.parametrize("last", ["Identity", "Relu"], ids=["no norm", "one that is not known"])
+def test_the_last_layer_of_an_encoder_without_a_known_last_norm_is_cast(last: str) -> None:
+    """MobileBERT has no norm, DeBERTa another's form: only what pools and projects is fp32."""
+    model = ir.from_proto(
+        onnx.shape_inference.infer_shapes(
+            parser.parse_model(f"""
+                <ir_version: 10, opset_import: ["" : 20]>
+                encoder (float[b, s, 8] x, float[8, 8] w) => (float[b, 8] y)
+                <int64[1] tokens = {{1}}> {{
+                    shares = Softmax <axis = -1> (x)
+                    mixed = MatMul(shares, x)
+                    dense = MatMul(mixed, w)
+                    added = Add(dense, x)
+                    normed = {last}(added)
+                    pooled = ReduceSum <keepdims = 0> (normed, tokens)
+                    y = MatMul(pooled, w)
+                }}""")
+        )
+    )
+    for node in model.graph:
+        node.name = f"node_{node.outputs[0].name}"
+    cast_to_half(model)
+    assert kept(model) == {"node_y"}
+    halves = {name for name in ("mixed", "dense", "added", "normed") if not reads_fp32(model, name)}
+    assert halves == {"mixed", "dense"}
+    assert reads_fp32(model, "pooled")
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_norms_in_open_code_compute_in_fp32(
     decoder: ir.Model, biased: bool, tmp_path: Path

@@ -94,6 +94,8 @@ class Family:
     """How many attentions become one operator where the mask is padding; None: as many as do."""
     transformers: int = 4
     """The first major version that has the architecture."""
+    refuses_int8: str = ""
+    """What quantize says of it, a pattern, where it has nothing that int8 covers."""
 
 
 BERT, XLMR, QWEN = "BertConfig", "XLMRobertaConfig", "Qwen3Config"

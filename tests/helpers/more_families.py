@@ -60,6 +60,7 @@ def encoder(
     chain: Modules = MEAN,
     token_types: bool = False,
     transformers: int = 4,
+    refuses_int8: str = "",
 ) -> Family:
     """Return a family of rows padded on the right."""
     return Family(
@@ -69,6 +70,7 @@ def encoder(
         token_types=token_types,
         fused=None,
         transformers=transformers,
+        refuses_int8=refuses_int8,
     )
 
 
@@ -131,6 +133,7 @@ ENCODERS = {
         | {"embedding_size": HIDDEN}
         | dict.fromkeys(["q_groups", "k_groups", "v_groups"], 2)
         | dict.fromkeys(["intermediate_groups", "output_groups"], 2),
+        refuses_int8=r"no MatMul with a constant weight in the graph but 12 Conv",
     ),
     "ultrabert": encoder("UltrabertConfig", DECODER | LOCAL_AND_GLOBAL, transformers=NEW),
     "xlm-roberta-xl": encoder("XLMRobertaXLConfig", ROBERTA),

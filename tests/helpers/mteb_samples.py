@@ -12,8 +12,10 @@ from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.text.datasets import load_dataset
 
 QUERIES, DOCUMENTS, CANDIDATES = 14, 60, 15
-KINDS = ("STS", "PairClassification", "Retrieval", "Reranking")
+KINDS = ("STS", "PairClassification", "Retrieval", "Reranking", "Clustering", "ClusteringLegacy")
 MAIN = {
+    "Clustering": "v_measure",
+    "ClusteringLegacy": "v_measure",
     "STS": "cosine_spearman",
     "PairClassification": "max_ap",
     "Retrieval": "ndcg_at_10",
@@ -35,20 +37,21 @@ def registered(task: type[Any]) -> Iterator[str]:
 
 def make_task(kind: str, **more: Any) -> type[Any]:
     """Return a class of mteb's that loads texts of the sample, with ``more`` attributes."""
-    from mteb.abstasks import AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
+    from mteb import abstasks
     from mteb.abstasks.task_metadata import TaskMetadata
 
     metadata: Any = TaskMetadata(
         name=f"Tiny{kind}",
         description="Texts of the sample.",
         dataset={"path": "nobody/tiny", "revision": "0" * 40},
-        type=kind,
+        type=kind.removesuffix("Legacy"),
         eval_splits=["test"],
         eval_langs=["eng-Latn"],
         main_score=MAIN[kind],
     )
-    bases = {"STS": AbsTaskSTS, "PairClassification": AbsTaskPairClassification}
-    base = bases.get(kind, AbsTaskRetrieval)
+    base = getattr(abstasks, f"AbsTask{'Retrieval' if kind == 'Reranking' else kind}")
+    if kind == "Clustering":
+        more = {"max_fraction_of_documents_to_embed": 0.9, "max_documents_per_cluster": 40} | more
 
     def load_data(self: Any, *_: Any, **__: Any) -> None:
         self.dataset = {"default": {"test": _rows(kind)}}
@@ -70,6 +73,13 @@ def _rows(kind: str) -> Any:
         else:
             scores = {"labels": [draw.randint(0, 1) for _ in first]}
         return Dataset.from_dict({"sentence1": first, "sentence2": second, **scores})
+    if kind.startswith("Clustering"):
+        labels = [draw.choice("abcd") for _ in texts]
+        if kind == "Clustering":
+            return Dataset.from_dict({"sentences": texts, "labels": labels})
+        cut = len(texts) // 2
+        halves = {"sentences": texts, "labels": labels}
+        return Dataset.from_dict({k: [of[:cut], of[cut:]] for k, of in halves.items()})
     queries = [f"q{i}" for i in range(QUERIES)]
     documents = [f"d{i}" for i in range(DOCUMENTS)]
     ranked = {query: draw.sample(documents, CANDIDATES) for query in queries}

@@ -9,7 +9,7 @@ from mteb_samples import CANDIDATES, DOCUMENTS, MAIN, QUERIES, make_task, regist
 from pipeline.config import DatasetConfig, DatasetFormat
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.text.datasets import Dataset, load_dataset
-from pipeline.text.labelled import Retrieval, ScoredPairs
+from pipeline.text.labelled import Clustering, Retrieval, ScoredPairs
 
 
 def load(task: str | None, **settings: Any) -> Dataset:
@@ -69,6 +69,49 @@ class TestTasks:
         assert task.candidates is not None
         assert [len(c) for c in task.candidates] == [CANDIDATES] * QUERIES
         assert (task.metric, task.is_search) == ("map_at_1000", False)
+
+    def test_clustering_draws_texts_and_keeps_their_labels(self) -> None:
+        with registered(make_task("Clustering")) as name:
+            (task,) = load(name).tasks
+        assert isinstance(task, Clustering)
+        assert len(task.texts) == int(0.9 * (QUERIES + DOCUMENTS))
+        assert [len(e.texts) for e in task.experiments] == [40] * 10
+        assert len({tuple(e.texts) for e in task.experiments}) == 10
+        one: dict[int, int] = {}
+        for experiment in task.experiments:
+            assert experiment.clusters == 4
+            for text, label in zip(experiment.texts, experiment.labels, strict=True):
+                assert one.setdefault(text, label) == label
+        assert (task.batch_size, task.seed, task.metric) == (512, 42, "v_measure")
+        assert task.prompts == ("TinyClustering", "Clustering")
+
+    def test_an_older_clustering_has_an_experiment_a_row(self) -> None:
+        with registered(make_task("ClusteringLegacy")) as name:
+            (task,) = load(name).tasks
+        assert isinstance(task, Clustering)
+        texts = [i for experiment in task.experiments for i in experiment.texts]
+        assert texts == list(range(QUERIES + DOCUMENTS))
+        assert len(task.experiments) == 2
+        assert task.batch_size == 500
+
+    def test_labels_in_levels_are_experiments_of_each(self) -> None:
+        def load_data(self: Any, *_: Any, **__: Any) -> None:
+            plain.load_data(self)
+            rows = self.dataset["default"]["test"]
+            deeper = [[i % 2, i % 3] if i % 5 else [i % 2] for i in range(len(rows))]
+            rows = rows.remove_columns("labels").add_column("labels", deeper)
+            self.dataset["default"]["test"] = rows
+
+        plain = make_task("Clustering")
+        whole = {"max_fraction_of_documents_to_embed": None}
+        with registered(make_task("Clustering", load_data=load_data, **whole)) as name:
+            (task,) = load(name).tasks
+        assert isinstance(task, Clustering)
+        assert [e.clusters for e in task.experiments] == [2] * 10 + [3] * 10
+        deep = {i for e in task.experiments[10:] for i in e.texts}
+        assert all(i % 5 for i in deep)
+        for e, divisor in ((task.experiments[0], 2), (task.experiments[10], 3)):
+            assert list(e.labels) == [i % divisor for i in e.texts]
 
     def test_prompts_are_named_as_mteb_does(self) -> None:
         with registered(make_task("Retrieval")) as name:

@@ -1,4 +1,4 @@
-"""Score tasks, pairs and retrieval, with the vectors of reference and artifact alike."""
+"""Score pairs, retrieval and clusterings with the vectors of reference and artifact alike."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.measure.quality.bootstrap import IndexArray, Interval, interval, mean_interval
+from pipeline.measure.quality.clusters import v_measures
 from pipeline.measure.quality.correlation import resampled_spearman, spearman
 from pipeline.measure.quality.precision import average_precision, resampled_precision
 from pipeline.measure.quality.retrieval import retrieval_metrics
-from pipeline.text.labelled import Retrieval, ScoredPairs, Task
+from pipeline.text.labelled import Clustering, Retrieval, ScoredPairs, Task
 from pipeline.vectors import DoubleArray, FloatArray, unit
 
 Values = Mapping[str, DoubleArray]
@@ -40,7 +41,7 @@ class MetricScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScores:
-    """A task's metrics over ``n`` pairs, or ``n`` queries that have a relevant document.
+    """A task's metrics over ``n`` pairs, queries that have a relevant document, or clusterings.
 
     ``metric`` names the main one among ``metrics``.
     """
@@ -64,8 +65,10 @@ def measure_task(task: Task, encode: Encode) -> Values:
     """Return what the task's metrics are made of, by metric.
 
     Scored pairs: each pair's cosine. Retrieval: each query's value, 0 to 1, of the queries that
-    have a relevant document.
+    have a relevant document. Clustering: each experiment's V-measure.
     """
+    if isinstance(task, Clustering):
+        return {task.metric: v_measures(task, encode(task.texts, task.prompts))}
     if isinstance(task, Retrieval):
         queries = encode(task.queries, task.query_prompts)
         return retrieval_metrics(task, queries, encode(task.documents, task.document_prompts))
@@ -87,7 +90,8 @@ def compare_task(task: Task, reference: Values, artifact: Values) -> TaskScores:
     """Return every metric by both sides.
 
     The interval of a difference is a paired bootstrap: a resample takes the same queries or pairs
-    of reference and artifact, so what is hard for both does not widen it.
+    of reference and artifact, so what is hard for both does not widen it. Of clusterings it draws
+    experiments.
     """
     return TaskScores(
         metric=task_metric(task),
@@ -111,7 +115,7 @@ def _summary(task: Task, values: DoubleArray) -> float:
 
 
 def _delta_interval(task: Task, reference: DoubleArray, artifact: DoubleArray) -> Interval:
-    if isinstance(task, Retrieval):
+    if not isinstance(task, ScoredPairs):
         return mean_interval(100 * (artifact - reference))
     scores = np.array(task.scores)
     resample = resampled_precision if task.metric == "cosine_ap" else resampled_spearman

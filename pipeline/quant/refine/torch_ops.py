@@ -150,6 +150,17 @@ def _split(node: ir.Node, x: Tensor, sizes: Tensor | None = None) -> Sequence[Te
     return torch.split(x, -(-x.shape[axis] // len(node.outputs)), dim=axis)
 
 
+def _pad(
+    node: ir.Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor:
+    """ONNX names all beginnings, then all ends; PyTorch both of each axis, the last axis first."""
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    along = range(x.dim()) if axes is None else [int(axis) % x.dim() for axis in axes]
+    by_axis = dict(zip(along, pads.reshape(2, -1).T.tolist(), strict=True))
+    both = [n for axis in reversed(range(x.dim())) for n in by_axis.get(axis, (0, 0))]
+    return F.pad(x, both, mode=mode, value=None if value is None else value.item())
+
+
 def _cumsum(node: ir.Node, x: Tensor, axis: Tensor) -> Tensor:
     along = int(axis)
     x = x.flip(along) if _int(node, "reverse", 0) else x
@@ -243,6 +254,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Neg": _plain(torch.neg),
     "Not": _plain(torch.logical_not),
     "Or": _plain(torch.logical_or),
+    "Pad": _pad,
     "Pow": _plain(torch.pow),
     "RMSNormalization": _rms_norm,
     "Range": _range,

@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.measure.quality.tasks import Encode, compare_task, measure_task, score, task_metric
-from pipeline.text.labelled import Retrieval, ScoredPairs
+from pipeline.text.labelled import Clustering, Experiment, Retrieval, ScoredPairs
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -194,3 +194,37 @@ def test_each_side_of_a_task_has_its_own_prompts() -> None:
     measure_task(replace(task, query_prompts=("q",), document_prompts=("d",)), encode)
     measure_task(replace(spearman_task(5), prompts=("STS",)), encode)
     assert asked == [("q",), ("d",), ("STS",)]
+
+
+def clustering(experiments: int) -> Clustering:
+    """Texts of three groups, thrice ten; each experiment leaves another two out."""
+    left_out = [{i, 29 - i} for i in range(experiments)]
+    kept = [[i for i in range(30) if i not in out] for out in left_out]
+    return Clustering(
+        name="t",
+        texts=tuple(f"text {i}" for i in range(30)),
+        experiments=tuple(
+            Experiment(texts=texts, labels=[i // 10 for i in texts], clusters=3) for texts in kept
+        ),
+        batch_size=512,
+        seed=42,
+    )
+
+
+def test_clusters_that_stand_apart_are_found_and_mixed_ones_are_not() -> None:
+    task = clustering(5)
+    random = np.random.default_rng(0)
+    centers = np.repeat(10 * np.eye(3, 8), 10, axis=0)
+    near = (centers + 0.1 * random.normal(size=(30, 8))).astype(np.float32)
+    before = measure_task(task, lambda *_: near)
+    after = measure_task(task, lambda *_: random.permutation(near))
+    seen = compare_task(task, before, after)
+    assert (seen.metric, seen.n) == ("v_measure", 5)
+    assert seen.main.reference == pytest.approx(100)
+    assert seen.main.artifact < 40
+    assert seen.main.delta_ci95[0] <= seen.main.delta <= seen.main.delta_ci95[1] < -50
+
+
+def test_a_collapsed_artifact_finds_no_clusters_and_is_no_error() -> None:
+    values = measure_task(clustering(2), lambda texts, *_: np.ones((len(texts), 8), np.float32))
+    assert values["v_measure"] == pytest.approx([0, 0])

@@ -274,16 +274,29 @@ def test_settings_out_of_range_are_config_errors(key: str, value: object, run: R
         run(["a text"], config)
 
 
-def test_a_graph_without_a_linear_gemm_is_refused(tiny_source: SourceModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ("sentence_embedding = Cast <to = 1> (input_ids)", r"in the graph; use precision=fp16"),
+        (
+            "x = Cast <to = 1> (input_ids) axis = Constant <value_ints = [1]> ()"
+            " y = Unsqueeze(x, axis) sentence_embedding = Conv(y, w)",
+            r"in the graph but 1 Conv \(.*\), which stay as they are; use precision=fp16",
+        ),
+    ],
+)
+def test_a_graph_without_a_linear_gemm_is_refused(
+    nodes: str, said: str, tiny_source: SourceModel, tmp_path: Path
+) -> None:
     graph = ir.from_onnx_text(
-        """<ir_version: 8, opset_import: ["" : 20]>
+        f"""<ir_version: 8, opset_import: ["" : 20]>
         graph (int64[b,s] input_ids) => (float[b,s] sentence_embedding)
-        { sentence_embedding = Cast <to = 1> (input_ids) }"""
+        <float[1,1,1] w = {{1}}> {{ {nodes} }}"""
     )
     path = tmp_path / "model.onnx"
     model = save_graph(graph, path, precision=NumericType.fp32, source_sha256="")
     config = PrecisionConfig(name="int8", type=NumericType.int8)
-    with pytest.raises(QuantizeError, match=r"no MatMul.*precision=fp16"):
+    with pytest.raises(QuantizeError, match=f"no MatMul with a constant weight {said}"):
         quantize(model, tiny_source, config, ["a text"], tmp_path / "out")
 
 
