@@ -1,9 +1,12 @@
 """Run the pipeline for one model at one precision: ``python -m pipeline model=… precision=…``.
 
+With ``precision=auto`` it is tried at several, and the best of them published.
+
 Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the pipeline as the command line says, and return the exit code."""
-    return run_command(run_and_share)
+    return run_command(run_and_share, choose_and_share)
 
 
 def run_and_share(config: PipelineConfig) -> int:
@@ -29,12 +32,27 @@ def run_and_share(config: PipelineConfig) -> int:
     """
     from pipeline.flow.run import run
 
-    outcome = run(config)
+    return _end(run(config), config.publish)
+
+
+def choose_and_share(configs: Sequence[PipelineConfig]) -> int:
+    """Run the pipeline at each precision, publish and push the best; return the exit code.
+
+    Raises:
+        PipelineError: no precision could be tried, or what was published not be pushed.
+    """
+    from pipeline.flow.choice.auto import run_auto
+
+    return _end(run_auto(configs), configs[0].publish)
+
+
+def _end(outcome: "Outcome", config: PublishConfig) -> int:
+    """Print what came of a run, push what it published, and return the exit code."""
     _print_outcome(outcome)
     if not outcome.published:
         note_end(GATE_FAILED, gates=outcome.report.failed_gates)
         return GATE_FAILED
-    _share(outcome.path, config.publish)
+    _share(outcome.path, config)
     note_end(OK, bundle=outcome.path.absolute())
     return OK
 

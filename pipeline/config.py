@@ -125,10 +125,14 @@ class TargetConfig:
 
 @dataclass
 class PrecisionConfig:
-    """What the GEMMs compute in, and how int8 and fp8 get there."""
+    """What the GEMMs compute in, and how int8 and fp8 get there.
+
+    ``candidates`` are names of precisions to choose from (``precision=auto``).
+    """
 
     name: str = MISSING
     type: NumericType = MISSING
+    candidates: list[str] = field(default_factory=list)
     calibration_sentences: int = 1024
     held_back: float = 0.2
     spans_per_sentence: int = 3
@@ -299,7 +303,10 @@ class CacheConfig:
 
 @dataclass
 class PipelineConfig:
-    """One run: one model at one precision, published as one bundle."""
+    """One run: one model at one precision, published as one bundle.
+
+    ``target`` is what ``precision=auto`` chooses for; None is this machine.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -310,6 +317,7 @@ class PipelineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     exporter: Exporter = Exporter.torch
     optimize: bool = True
+    target: str | None = None
     artifacts_dir: str = "artifacts"
 
 

@@ -31,7 +31,7 @@ def all_rows() -> list[Row]:
 
 def _presets(directory: Path) -> list[Row]:
     """Return one row a preset: floating point first, as the scale, then int8 from fast to slow."""
-    names = sorted(path.stem for path in directory.glob("*.yaml"))
+    names = sorted(path.stem for path in directory.glob("*.yaml") if path.stem != "auto")
     order = ("fp32", "fp16", "int8_fast", "int8")
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     return [

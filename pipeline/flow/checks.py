@@ -25,6 +25,8 @@ def check(config: PipelineConfig) -> None:
         ConfigError: see the messages.
         BuildError: fp8 for a GPU without it.
     """
+    if config.precision.candidates:
+        raise ConfigError("precision.candidates: one run has one precision; run_auto chooses")
     check_validate(config.validate)
     check_quantize(config.precision)
     _check_half(config)

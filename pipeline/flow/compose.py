@@ -4,11 +4,9 @@ Exit codes: 0 published; 1 an error, one line on stderr; 2 a quality gate failed
 signal that ended it.
 """
 
-import difflib
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +15,7 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config import CONF_DIR, PipelineConfig, register_schema
 from pipeline.ending import INTERRUPTED, output_is_gone, run_to_end
 from pipeline.errors import ConfigError, ExportError, PipelineError, disk_error
+from pipeline.flow.explaining import explain
 from pipeline.flow.outcome_file import note_end
 from pipeline.printable import PrintableFormatter, is_unicode, print_error
 
@@ -34,15 +33,55 @@ OK, ERROR, GATE_FAILED = 0, 1, 2
 _WORDS = {OK: "published", GATE_FAILED: "gate failed"}
 
 
-def run_command(do: Callable[[PipelineConfig], int]) -> int:
-    """Compose the pipeline's config, call ``do`` with it, and return the exit code."""
+def run_command(
+    do: Callable[[PipelineConfig], int],
+    choose: Callable[[Sequence[PipelineConfig]], int] | None = None,
+) -> int:
+    """Compose the pipeline's config, call ``do`` with it, and return the exit code.
+
+    Where the config names several precisions to choose from, ``choose`` is called instead, with a
+    config for each.
+    """
     register_schema()
 
     def checked(config: PipelineConfig) -> int:
         _check_names(config)
+        names = config.precision.candidates
+        if names and choose is not None:
+            return choose([_of_candidate(name) for name in names])
+        if names:
+            raise ConfigError("precision=auto is for python -m pipeline: name a precision here")
+        if config.target is not None:
+            raise ConfigError(
+                f"target={config.target} is what precision=auto chooses for: leave it out with "
+                f"precision={config.precision.name}"
+            )
         return do(config)
 
     return run_composed("config", PipelineConfig, checked)
+
+
+def _of_candidate(name: str) -> PipelineConfig:
+    """Compose the config of this job again, as if that precision had been named.
+
+    Raises:
+        ConfigError: there is no such precision, or it names others in turn.
+    """
+    given = [
+        override
+        for override in HydraConfig.get().overrides.task
+        if override.partition("=")[0].lstrip("+") not in ("precision", "precision.candidates")
+    ]
+    try:
+        composed = hydra.compose("config", [*given, f"precision={name}"])
+    except HydraException as error:
+        words = explain(error, sys.argv[1:], PipelineConfig)
+        raise ConfigError(f"precision.candidates: {words}") from error
+    config = _to_typed(composed, PipelineConfig)
+    if config.precision.candidates:
+        raise ConfigError(f"precision.candidates: {name} is a choice among others itself")
+    _check_names(config)
+    return config
 
 
 def run_composed(name: str, schema: type[Config], do: Callable[[Config], int]) -> int:
@@ -79,7 +118,7 @@ def _compose(name: str, schema: type[Config], do: Callable[[Config], int]) -> in
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        _fail(_explain(error, sys.argv[1:], schema))
+        _fail(explain(error, sys.argv[1:], schema))
         return ERROR
     except OSError as error:  # before and after the job Hydra writes its own files
         if wants_traceback or output_is_gone(error):
@@ -121,7 +160,7 @@ def _words(error: Exception, schema: type[Any]) -> str:
         case PipelineError():
             return str(error)
         case OmegaConfBaseException():
-            return _explain(error, sys.argv[1:], schema)
+            return explain(error, sys.argv[1:], schema)
         case OSError():
             where = f" {error.filename}" if error.filename else ""
             return (
@@ -205,63 +244,3 @@ def _set_up_logging() -> None:
 def _fail(message: str) -> None:
     print_error(message)
     note_end(ERROR, message=message)
-
-
-def _explain(error: Exception, arguments: Sequence[str], schema: type[Any]) -> str:
-    """Turn Hydra's and OmegaConf's messages into one line that names the key and the choices."""
-    text = str(error)
-    causes = f"{text} {error.__cause__ or ''}"
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, choice = match[1].rpartition("/")
-        options = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
-        return f"{group}={choice}: no such choice; {_suggest(choice, options)}"
-    refused = re.search(r"Could not override '([^']+)'", text)
-    if refused is not None and _is_mapping(refused[1], schema):
-        return f"{refused[1]}: new keys are added with a plus: +{refused[1]}={{KEY: VALUE}}"
-    if match := re.search(r"Key '([^']+)' (?:is )?not in", causes):
-        return _unknown_key(match[1], arguments, schema)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1].rpartition(".")[2], arguments, schema)
-    key = re.search(r"full_key: (\S+)", causes)
-    if key is not None and "missing mandatory value" in causes.lower():
-        return f"{key[1]} is not set; add {key[1]}=…"
-    if isinstance(error, OverrideParseException) and "=" in error.override:
-        name, _, value = error.override.partition("=")
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        quoted = f'{name}="{escaped}"'
-        return (
-            f"cannot read {error.override!r}: quote what is not letters, digits and ._-/:, for "
-            f"Hydra and for the shell: {shlex.quote(quoted)}"
-        )
-    if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: expected KEY=VALUE; see python -m pipeline --help"
-    first = " ".join(causes.split("full_key", maxsplit=1)[0].split())
-    first = re.sub(r"^Error merging override (\S+) ", r"\1: ", first)
-    prefix = f"{key[1]}: " if key and not first.startswith(key[1]) else ""
-    return f"{prefix}{first}; see python -m pipeline --help"
-
-
-def _is_mapping(key: str, schema: type[Any]) -> bool:
-    node = OmegaConf.select(OmegaConf.structured(schema), key)
-    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
-
-
-def _unknown_key(key: str, arguments: Sequence[str], schema: type[Any]) -> str:
-    """Name the override with the unknown key, and the keys that exist where it goes astray."""
-    given = next(
-        (a.partition("=")[0].lstrip("+~") for a in arguments if key in a.partition("=")[0]), key
-    )
-    node = OmegaConf.structured(schema)
-    for part in given.split("."):
-        names = sorted(map(str, node))
-        child = node.get(part) if part in names else None
-        if not isinstance(child, DictConfig):
-            return f"{given}: no such key; {_suggest(part, names)}"
-        node = child
-    return f"{given}: no such key; see python -m pipeline --help"
-
-
-def _suggest(word: str, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, options, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}choose one of {', '.join(options)}"

@@ -1,13 +1,10 @@
 """Run every stage in order, from the config's model to a published bundle."""
 
-import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.bundle.place import staging
-from pipeline.bundle.proof import Proof
 from pipeline.config import CacheConfig, EngineChoice, NumericType, PipelineConfig
-from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, Outcome, Report
+from pipeline.contracts import EmbeddingRanges, Engine, Graphs, OnnxModel, Outcome
 from pipeline.flow.cached_stages import (
     Model,
     build,
@@ -20,16 +17,14 @@ from pipeline.flow.cached_stages import (
 )
 from pipeline.flow.checks import check
 from pipeline.flow.environment import describe_environment
+from pipeline.flow.placing import Candidate, place, target_of
 from pipeline.flow.store.stage_store import StageStore, StoreLimits
 from pipeline.flow.timed_stages import Stages
 from pipeline.graph.shared_weights import share_weights
 from pipeline.measure.results import Validation
 from pipeline.measure.unvalidated import unvalidated
 from pipeline.report.entries.report import make_report
-from pipeline.report.next_step import next_step
-from pipeline.report.published import engines_beside, published_beside
 from pipeline.stages.build import plan_build
-from pipeline.stages.publish import publish, reject
 from pipeline.text.datasets import Dataset, load_dataset
 
 
@@ -44,48 +39,62 @@ def run(config: PipelineConfig) -> Outcome:
         PipelineError: a stage could not do its work; nothing was published.
     """
     check(config)
-    artifacts = Path(config.artifacts_dir)
-    store = _open_store(config.cache, artifacts)
-    timing_cache = Path(config.engine.timing_cache or artifacts / ".timing_cache")
-    with staging(artifacts) as work:
-        stages = Stages(store, work, config.model.name)
-        dataset = load_dataset(config.dataset)
-        texts = dataset.calibration
+    store = open_store(config)
+    with staging(Path(config.artifacts_dir)) as work:
+        outcome = place(make_candidate(config, store, work))
+    if outcome.published:
+        store.collect(limits(config.cache))
+    return outcome
 
-        model = resolve(stages, config.model)
-        plan = plan_build(config.engine, max_length=model.source.max_length)
-        fp32 = export(stages, model, config.exporter, texts)
-        spans = ranges(stages, model, texts)
-        graphs = to_precision(stages, model, fp32, config.precision, texts)
-        if config.optimize:
-            graphs = optimize(stages, model, graphs, texts)
-            if config.precision.type is NumericType.fp16:
-                graphs = fuse(stages, model, fp32, graphs, config.precision.keep_fp32, texts)
-        graphs = share_weights(graphs, work / "graphs")
-        engines = [
-            build(stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache)
-            for runtime in plan.runtimes
-        ]
-        validation = _validate(stages, config, model, fp32, graphs, engines, dataset, spans)
-        report = make_report(
-            source=model.source,
-            precision=config.precision.name,
-            graphs=graphs,
-            engines=engines,
-            not_built=plan.not_built,
-            validation=validation,
-            stages=stages.times,
-            environment=describe_environment(),
-        )
-        report = _place_beside(report, _target(config))
-        if not report.passed:
-            path = reject(report, work, _target(config, ".rejected"))
-            return Outcome(published=False, path=path, report=report)
-        path = _publish(
-            stages, config, model, fp32, graphs, engines, report, validation.proof, spans, work
-        )
-    store.collect(_limits(config.cache))
-    return Outcome(published=True, path=path, report=report)
+
+def make_candidate(config: PipelineConfig, store: StageStore, work: Path) -> Candidate:
+    """Run every stage before the last: what is returned was validated and is not published.
+
+    Raises:
+        PipelineError: a stage could not do its work.
+    """
+    timing_cache = Path(config.engine.timing_cache or Path(config.artifacts_dir) / ".timing_cache")
+    stages = Stages(store, work, config.model.name)
+    dataset = load_dataset(config.dataset)
+    texts = dataset.calibration
+
+    model = resolve(stages, config.model)
+    plan = plan_build(config.engine, max_length=model.source.max_length)
+    fp32 = export(stages, model, config.exporter, texts)
+    spans = ranges(stages, model, texts)
+    graphs = to_precision(stages, model, fp32, config.precision, texts)
+    if config.optimize:
+        graphs = optimize(stages, model, graphs, texts)
+        if config.precision.type is NumericType.fp16:
+            graphs = fuse(stages, model, fp32, graphs, config.precision.keep_fp32, texts)
+    graphs = share_weights(graphs, work / "graphs")
+    engines = [
+        build(stages, graphs.buildable, runtime, plan.profiles, config.engine, timing_cache)
+        for runtime in plan.runtimes
+    ]
+    validation = _validate(stages, config, model, fp32, graphs, engines, dataset, spans)
+    report = make_report(
+        source=model.source,
+        precision=config.precision.name,
+        graphs=graphs,
+        engines=engines,
+        not_built=plan.not_built,
+        validation=validation,
+        stages=stages.times,
+        environment=describe_environment(),
+    )
+    return Candidate(
+        config=config,
+        stages=stages,
+        work=work,
+        source=model.source,
+        fp32_sha256=fp32.sha256,
+        graphs=graphs,
+        engines=engines,
+        ranges=spans,
+        proof=validation.proof,
+        report=report,
+    )
 
 
 def _validate(
@@ -112,65 +121,20 @@ def _validate(
             dataset,
             config.validate,
             ranges=spans,
-            published=_target(config),
+            published=target_of(config),
             with_openvino=with_openvino,
         )
 
 
-def _publish(
-    stages: Stages,
-    config: PipelineConfig,
-    model: Model,
-    fp32: OnnxModel,
-    graphs: Graphs,
-    engines: list[Engine],
-    report: Report,
-    proof: Proof | None,
-    spans: EmbeddingRanges,
-    work: Path,
-) -> Path:
-    """Publish the bundle, and drop what an earlier run left in ``<precision>.rejected/``."""
-    with stages.timed("publish"):
-        path = publish(
-            source=model.source,
-            fp32_sha256=fp32.sha256,
-            graphs=graphs,
-            engines=engines,
-            report=report,
-            proof=proof,
-            ranges=spans,
-            config=asdict(config),
-            work_dir=work,
-            target=_target(config, "" if config.validate.enabled else ".unvalidated"),
-            signing=config.publish.signing,
-            with_weights=config.publish.weights,
-        )
-    if config.validate.enabled:
-        shutil.rmtree(_target(config, ".rejected"), ignore_errors=True)
-    return path
+def open_store(config: PipelineConfig) -> StageStore:
+    """Open the store that the config names, or one that keeps nothing."""
+    cache = config.cache
+    kept = Path(cache.directory) if cache.directory else Path(config.artifacts_dir) / ".cache"
+    return StageStore(kept if cache.enabled else None, refresh=cache.refresh)
 
 
-def _place_beside(report: Report, target: Path) -> Report:
-    """Add what is published beside the bundle, and what to do first in the light of it."""
-    data = dict(report.data)
-    data["published"] = published_beside(target, data)
-    data["engines_beside"] = engines_beside(target, data)
-    data["next_step"] = next_step(data)
-    return replace(report, data=data)
-
-
-def _target(config: PipelineConfig, suffix: str = "") -> Path:
-    """Return where a bundle lands, or with a suffix what is no bundle to deploy."""
-    name = f"{config.precision.name}{suffix}"
-    return Path(config.artifacts_dir) / config.model.name / name
-
-
-def _open_store(config: CacheConfig, artifacts: Path) -> StageStore:
-    directory = Path(config.directory) if config.directory else artifacts / ".cache"
-    return StageStore(directory if config.enabled else None, refresh=config.refresh)
-
-
-def _limits(config: CacheConfig) -> StoreLimits:
+def limits(config: CacheConfig) -> StoreLimits:
+    """Return how much the store may keep, and for how long."""
     return StoreLimits(
         bytes=None if config.max_gib is None else config.max_gib * 2**30,
         age_s=None if config.max_age_days is None else config.max_age_days * 86400,

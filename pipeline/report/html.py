@@ -11,6 +11,7 @@ from pipeline.report.engine_text import engine_rows
 from pipeline.report.next_step import status_words, verdict, worth
 from pipeline.report.plots.tradeoff import main_task
 from pipeline.report.published import engines_of
+from pipeline.report.tried import HEAD, tried_rows, tried_title
 
 _FILTERS = (
     numbers.cosine,
@@ -82,6 +83,9 @@ def environment() -> Environment:
         "status_words": status_words,
         "gate_value": numbers.gate_value,
         "engine_rows": engine_rows,
+        "tried_head": HEAD,
+        "tried_rows": tried_rows,
+        "tried_title": tried_title,
     }
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.report.engine_text import engine_line
 from pipeline.report.next_step import status_words
 from pipeline.report.table import COLUMNS, rows
+from pipeline.report.tried import HEAD, tried_rows, tried_title
 
 _SHOWN = COLUMNS[2:]
 
@@ -19,6 +20,7 @@ def render_markdown(data: Mapping[str, Any]) -> str:
     lines += [""] if data["failed_gates"] else []
     lines += [table_row(_SHOWN), table_row(["---"] * len(_SHOWN))]
     lines += [table_row([row[column] for column in _SHOWN]) for row in rows(data)]
+    lines += _tried(data)
     lines += ["", *(f"{escape(words)}." for words in _plans(data))]
     lines += ["", *(f"Not built: {escape(_why(item))}." for item in data["not_built"])]
     device = data["reference"]["device"]
@@ -28,6 +30,15 @@ def render_markdown(data: Mapping[str, Any]) -> str:
             "that calibration did not see. Everything else: report.html."
         )
     return "\n".join(lines) + "\n"
+
+
+def _tried(data: Mapping[str, Any]) -> list[str]:
+    if "auto" not in data:
+        return []
+    auto = data["auto"]
+    lines = ["", f"Precisions {escape(tried_title(auto))}:", ""]
+    lines += [table_row(HEAD), table_row(["---"] * len(HEAD))]
+    return [*lines, *(table_row(row) for row in tried_rows(auto))]
 
 
 def _plans(data: Mapping[str, Any]) -> list[str]:

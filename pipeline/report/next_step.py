@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.report import numbers
 from pipeline.report.predicted import predicted_advice
+from pipeline.report.tried import chosen_words
 
 _WIDE = 1.25
 """An interval whose ends differ by more than this ratio carries no point estimate."""
@@ -36,7 +37,7 @@ def next_step(data: Mapping[str, Any]) -> str:
     rest += _beside_fp8(data) + predicted_advice(data)
     if not executed:
         return f"Nothing was measured.{rest}"
-    unused = _unused_gpu(data, executed)
+    unused = chosen_words(data) + _unused_gpu(data, executed)
     # Ratios are to PyTorch on an artifact's own device: between devices sentences a second tell.
     best = max(executed, key=lambda artifact: artifact["throughput"]["sentences_per_second"])
     words = verdict(_speed(best))

@@ -1,12 +1,14 @@
 """Render the outcome as a few lines for a terminal or a log."""
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.contracts import Outcome
 from pipeline.report import numbers
 from pipeline.report.engine_text import engine_line
 from pipeline.report.next_step import verdict
+from pipeline.report.tried import tried_rows, tried_title
 
 
 def render_text(outcome: Outcome) -> str:
@@ -19,12 +21,25 @@ def render_text(outcome: Outcome) -> str:
         lines.append(f"  {item['name']:<14}not built: {item['reason']}")
     for baseline in data["baselines"]:
         lines.append(_baseline(baseline))
+    lines += _tried(data)
     lines += [f"gate failed: {gate}" for gate in outcome.report.failed_gates]
     lines += textwrap.wrap(f"next: {data['next_step']}", 100, subsequent_indent="  ")
     lines.append(
         f"{'published' if outcome.published else 'not published; report in'} {outcome.path}"
     )
     return "\n".join(lines)
+
+
+def _tried(data: Mapping[str, Any]) -> list[str]:
+    """Return what the precision was chosen from, a few lines for each."""
+    if "auto" not in data:
+        return []
+    lines = textwrap.wrap(tried_title(data["auto"]), 100, subsequent_indent="  ")
+    for precision, outcome, cosine, speed, why in tried_rows(data["auto"]):
+        lines.append(f"  {precision:<14}{outcome}: mean cosine {cosine}, speed {speed}")
+        indent = " " * 16
+        lines += textwrap.wrap(why, 100, initial_indent=indent, subsequent_indent=indent)
+    return lines
 
 
 def _artifact(artifact: dict[str, Any]) -> list[str]:

@@ -8,12 +8,15 @@ are a scale to compare plans on, not what a clock will show.
 
 import functools
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.engines.layers.records import Layer
+from pipeline.contracts import Profile
+from pipeline.engines.layers.records import EngineLayers, Layer
 from pipeline.errors import ConfigError
+from pipeline.text.tokens import TokenRow, by_length
 
 LAUNCH_US = 2.0
 """What a kernel adds before it does anything, replayed from a CUDA graph: an assumption, the same
@@ -69,6 +72,44 @@ def predict_ms(
     if any(time is None for time in times):
         return None
     return sum(time for time in times if time is not None) / 1e3
+
+
+def count_shapes(rows: Sequence[TokenRow], batch: int) -> Counter[tuple[int, int]]:
+    """Count the batches of a text by batch and sequence, each padded to its longest row."""
+    return Counter(
+        (len(group), max(len(rows[i].ids) for i in group)) for group in by_length(rows, batch)
+    )
+
+
+def find_profile(profiles: Sequence[Profile], batch: int, sequence: int) -> int | None:
+    """Return the optimization profile that a batch of this shape runs in, if there is one."""
+    for index, profile in enumerate(profiles):
+        (low, short), (high, long) = profile.min, profile.max
+        if low <= batch <= high and short <= sequence <= long:
+            return index
+    return None
+
+
+def predict_texts_ms(
+    found: EngineLayers,
+    profiles: Sequence[Profile],
+    gpu: GpuPeaks,
+    shapes: Mapping[tuple[int, int], int],
+) -> float | None:
+    """Return milliseconds for a thousand texts in batches of these shapes.
+
+    None where no profile takes one of them, or the GPU has no peak for a type that it needs.
+    """
+    total, texts = 0.0, 0
+    for (batch, sequence), count in shapes.items():
+        profile = find_profile(profiles, batch, sequence)
+        if profile is None:
+            return None
+        time = predict_ms(found.of_profile(profile), gpu, batch=batch, sequence=sequence)
+        if time is None:
+            return None
+        total, texts = total + count * time, texts + count * batch
+    return 1e3 * total / texts
 
 
 def layer_us(layer: Layer, gpu: GpuPeaks, *, batch: int, sequence: int) -> float | None:

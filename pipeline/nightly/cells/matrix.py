@@ -167,7 +167,7 @@ def _check(config: NightlyConfig) -> None:
     models = [*_choices("model", but="custom"), *config.custom_models]
     for key, values, choices in (
         ("models", config.models, models),
-        ("precisions", config.precisions, _choices("precision")),
+        ("precisions", config.precisions, _choices("precision", but="auto")),
         ("devices", config.devices, list(config.hardware)),
     ):
         for value in values:

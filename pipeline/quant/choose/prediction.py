@@ -7,7 +7,6 @@ the choice is never slower than fp16 by prediction.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,7 +15,7 @@ from typing import Any
 
 from pipeline.contracts import OnnxModel, Profile
 from pipeline.engines.layers.graph import read_graph
-from pipeline.engines.layers.predict import GpuPeaks, find_peaks, predict_ms
+from pipeline.engines.layers.predict import GpuPeaks, count_shapes, find_peaks, predict_texts_ms
 from pipeline.engines.layers.records import EngineLayers
 from pipeline.errors import QuantizeError
 from pipeline.graph.files import load_graph
@@ -25,7 +24,7 @@ from pipeline.progress import track
 from pipeline.quant.choose.candidates import write_candidate
 from pipeline.quant.choose.plan_as_built import plan_as_built
 from pipeline.quant.choose.roles import Role, find_roles
-from pipeline.text.tokens import TokenRow, by_length
+from pipeline.text.tokens import TokenRow
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,8 @@ class Choice:
         Raises:
             BuildError: it cannot be built, or its kernels not be listed.
         """
-        return _time_ms(plan_as_built(model, self.profile), self.gpu, self.shapes)
+        found = plan_as_built(model, self.profile)
+        return _time_ms(found, self.profile, self.gpu, self.shapes)
 
     def describe(self, final_ms: float) -> dict[str, Any]:
         """Return what the report says of the choice; ``final_ms`` is of the graph that ships."""
@@ -113,9 +113,7 @@ def choose_by_prediction(
         QuantizeError: the GPU has no peak for a type that the plans compute in.
     """
     peaks = find_peaks(gpu, SETTING)
-    shapes = Counter(
-        (len(batch), max(len(rows[i].ids) for i in batch)) for batch in by_length(rows, BATCH)
-    )
+    shapes = count_shapes(rows, BATCH)
     longest = max(length for _, length in shapes)
     profile = Profile(min=(1, 1), opt=(BATCH, longest), max=(BATCH, longest))
     groups = find_gemm_groups(load_graph(model).graph)
@@ -126,7 +124,7 @@ def choose_by_prediction(
         int8 = {name for role in chosen for name in role.gemms}
         candidate = write_candidate(model, int8, wide, work / "candidate.onnx")
         found = plan_as_built(candidate, profile)
-        times[frozenset(role.name for role in chosen)] = _time_ms(found, peaks, shapes)
+        times[frozenset(role.name for role in chosen)] = _time_ms(found, profile, peaks, shapes)
     for file in work.glob("candidate.onnx*"):
         file.unlink()
     choice = Choice(gpu=peaks, shapes=shapes, roles=roles, profile=profile, times_ms=times)
@@ -140,13 +138,12 @@ def choose_by_prediction(
     return choice
 
 
-def _time_ms(found: EngineLayers, gpu: GpuPeaks, shapes: Mapping[tuple[int, int], int]) -> float:
+def _time_ms(
+    found: EngineLayers, profile: Profile, gpu: GpuPeaks, shapes: Mapping[tuple[int, int], int]
+) -> float:
     """Return what is predicted for the text's batches, for a thousand texts."""
-    total, texts = 0.0, 0
-    for (batch, sequence), count in shapes.items():
-        time = predict_ms(found.of_profile(0), gpu, batch=batch, sequence=sequence)
-        if time is None:
-            kinds = sorted({layer.type for layer in found.layers if layer.type})
-            raise QuantizeError(f"{SETTING}={gpu.name}: no peak for one of {', '.join(kinds)}")
-        total, texts = total + count * time, texts + count * batch
-    return 1e3 * total / texts
+    time = predict_texts_ms(found, (profile,), gpu, shapes)
+    if time is None:
+        kinds = sorted({layer.type for layer in found.layers if layer.type})
+        raise QuantizeError(f"{SETTING}={gpu.name}: no peak for one of {', '.join(kinds)}")
+    return time

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.contracts import Engine, Profile
-from pipeline.engines.layers.predict import known_gpus, predict_ms
+from pipeline.engines.layers.predict import find_profile, known_gpus, predict_ms
 from pipeline.engines.layers.records import EngineLayers, Layer, read_layers
 from pipeline.engines.layers.summary import bytes_per_token, operations_per_token, summarize
 
@@ -31,7 +31,7 @@ def describe_plan(
     at = {
         f"{batch}x{sequence}": (found.of_profile(profile), batch, sequence)
         for batch, sequence in _shapes(profiles)
-        if (profile := _profile(profiles, batch, sequence)) is not None
+        if (profile := find_profile(profiles, batch, sequence)) is not None
     }
     main = _MAIN if _MAIN in at else list(at)[-1]
     summary = summarize(found, at[main][0][0].profile)
@@ -56,17 +56,8 @@ def describe_plan(
 
 def _shapes(profiles: Sequence[Profile]) -> Sequence[tuple[int, int]]:
     """Return the shapes that a profile takes, or what the last one was tuned for."""
-    taken = [shape for shape in SHAPES if _profile(profiles, *shape) is not None]
+    taken = [shape for shape in SHAPES if find_profile(profiles, *shape) is not None]
     return taken or [profiles[-1].opt]
-
-
-def _profile(profiles: Sequence[Profile], batch: int, sequence: int) -> int | None:
-    """Return the optimization profile that a batch of this shape runs in, if there is one."""
-    for index, profile in enumerate(profiles):
-        (low, short), (high, long) = profile.min, profile.max
-        if low <= batch <= high and short <= sequence <= long:
-            return index
-    return None
 
 
 def _predicted(

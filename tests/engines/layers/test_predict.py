@@ -1,20 +1,25 @@
 """Predictions: each kernel at its roofline, from a table of dense peaks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.contracts import Profile
 from pipeline.engines.layers.predict import (
     LAUNCH_US,
     GpuPeaks,
+    count_shapes,
     find_peaks,
     known_gpus,
     layer_us,
     predict_ms,
+    predict_texts_ms,
 )
-from pipeline.engines.layers.records import Kind, Layer, Size, Tensor
+from pipeline.engines.layers.records import EngineLayers, Kind, Layer, Size, Tensor
 from pipeline.errors import ConfigError
+from pipeline.text.tokens import TokenRow
 
 GPU = GpuPeaks(
     name="x", label="X", source="none", url="", memory=100, tera_operations={"int8": 2, "fp16": 1}
@@ -59,6 +64,25 @@ def test_a_type_without_a_peak_is_not_predicted() -> None:
     fp8 = kernel(1000, operations=10, kind="fp8")
     assert layer_us(fp8, GPU, batch=1, sequence=1) is None
     assert predict_ms([kernel(10), fp8], GPU, batch=1, sequence=1) is None
+
+
+def test_texts_take_what_their_batches_take_each_in_its_profile() -> None:
+    short, long = kernel(1000), replace(kernel(2000), profile=1)
+    found = EngineLayers(
+        runtime="tensorrt_rtx", runtime_version="1", layers=(short, long), attention=()
+    )
+    profiles = [
+        Profile(min=(1, low), opt=(4, high), max=(4, high)) for low, high in ((1, 10), (11, 100))
+    ]
+    rows = [TokenRow(ids=(1,) * n, type_ids=(0,) * n) for n in (10, 10, 10, 10, 100)]
+    shapes = count_shapes(rows, 4)
+    assert shapes == {(4, 10): 1, (1, 100): 1}
+    # 40 KB at 100 GB/s take 0.4 us, 200 KB 2 us; five texts
+    expected = (0.4 + LAUNCH_US + 2 + LAUNCH_US) / 5
+    assert predict_texts_ms(found, profiles, GPU, shapes) == pytest.approx(expected)
+    assert predict_texts_ms(found, profiles[:1], GPU, shapes) is None
+    unknown = replace(found, layers=(short, replace(kernel(1, 10, "fp8"), profile=1)))
+    assert predict_texts_ms(unknown, profiles, GPU, shapes) is None
 
 
 def test_the_table_has_the_gpus_that_people_use_with_dense_peaks_and_sources() -> None:
