@@ -78,7 +78,7 @@ def _publish(candidate: Candidate, report: Report) -> Path:
 
 def _place_beside(report: Report, target: Path, more: Mapping[str, Any]) -> Report:
     """Add what is published beside the bundle, and what to do first in the light of it."""
-    data = dict(report.data) | more
+    data = {**report.data, **more}
     data["published"] = published_beside(target, data)
     data["engines_beside"] = engines_beside(target, data)
     data["next_step"] = next_step(data)

@@ -12,7 +12,7 @@ from pipeline.report.text import render_text
 
 
 def row(precision: str, outcome: str, why: str, **more: object) -> Data:
-    empty = {"cosine_mean": None, "failed_gates": [], "speed": None}
+    empty: Data = {"cosine_mean": None, "failed_gates": [], "speed": None}
     return {"precision": precision, "outcome": outcome, "why": why} | empty | more
 
 

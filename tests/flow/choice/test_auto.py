@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def run(
     tiny_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Run:
+) -> Iterator[Run]:
     """Return a function that runs the command on the tiny model, in this process."""
 
     def of(*arguments: str, model: Sequence[str] = ()) -> Ended:
@@ -182,7 +182,7 @@ def test_what_one_precision_fails_with_is_its_row(
 def test_an_end_between_two_candidates_leaves_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = []
+    done: list[Any] = []
 
     def interrupted(*given: Any) -> Any:
         if done:

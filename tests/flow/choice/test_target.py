@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import Device, EngineChoice, EngineConfig, NumericType, PipelineConfig
 from pipeline.engines.gpu import Gpu
-from pipeline.errors import ConfigError
+from pipeline.errors import BuildError, ConfigError
 from pipeline.flow.choice import target as module
 from pipeline.flow.choice.target import find_target, is_label
 
@@ -83,7 +83,7 @@ def test_nothing_is_predicted_without_an_engine(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match=r"target=l4: .* engine=onnxruntime builds no engine"):
         find_target(config("l4", EngineChoice.onnxruntime), None)
     monkeypatch.setattr(module, "is_installed", lambda _: False)
-    with pytest.raises(module.BuildError, match=r"target=l4: .* tensorrt-rtx is not installed"):
+    with pytest.raises(BuildError, match=r"target=l4: .* tensorrt-rtx is not installed"):
         find_target(config("l4"), None)
 
 
