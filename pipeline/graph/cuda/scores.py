@@ -68,7 +68,7 @@ def _match(softmax: ir.Node) -> _Block | None:
             or context.inputs[0] is not softmax.outputs[0]
             or tuple(back.attributes["perm"].as_ints()) != _TO_TOKENS
             or last.outputs[0].shape is None
-            or len(last.outputs[0].shape) not in (2, 3)  # 2: tokens in a row, for a Gemm
+            or len(last.outputs[0].shape) != 3
             or last.outputs[0].shape[-1] != heads[0] * heads[1]
         ):
             return None
@@ -125,10 +125,4 @@ def _replace(graph: ir.Graph, block: _Block) -> None:
     )
     new = node.outputs[0]
     graph.insert_before(block.last, node)
-    assert old.shape is not None
-    if len(old.shape) == 3:
-        take_over(old, new)
-    else:
-        new.name, new.type = node.name, old.type
-        new.shape = ir.Shape([None, None, width])
-        block.last.replace_input_with(0, new)
+    take_over(old, new)
