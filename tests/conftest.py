@@ -124,7 +124,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_tiny(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeTiny:
     """Return a function that saves a tiny random BERT, changed by ``mutate`` if given."""
 
-    def make(mutate: Callable[[Any], None] | None = None) -> Path:
+    def make(mutate: Callable[[Any], None] | None = None, *, heads: int = 2) -> Path:
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -133,7 +133,7 @@ def make_tiny(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make
         config = transformers.BertConfig(
             hidden_size=32,
             num_hidden_layers=2,
-            num_attention_heads=2,  # of 16: TensorRT-RTX fuses no attention of narrower heads
+            num_attention_heads=heads,  # two of 16: TensorRT-RTX fuses no attention of narrower
             intermediate_size=64,
             max_position_embeddings=64,
             initializer_range=0.1,

@@ -1,6 +1,6 @@
 """fp8 end to end on the tiny model: the graph's types, what it keeps, its plan, what is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,32 @@ def test_attention_goes_to_fp8_where_it_is_asked_for(
         for model in (tiny_fp32, made.portable)
     )
     assert row_cosines(exact, ours).mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_a_plan_of_fp8_attention_has_its_products_in_fp8_and_unfused(
+    make_tiny: Callable[..., Path],
+    resolve_dir: Callable[[Path], SourceModel],
+    export_torch: Callable[[SourceModel], OnnxModel],
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
+) -> None:
+    """Heads of 32, as MiniLM's. Where a later TensorRT-RTX fuses them, docs/precisions.md errs."""
+    from pipeline.engines.plan_of_graph import plan_of_graph
+
+    source, texts = resolve_dir(make_tiny(heads=1)), calibration_texts[:16]
+    config = replace(FP8, quantize_attention=True, rounding=Rounding.nearest)
+    made = quantize(export_torch(source), source, config, texts, tmp_path / "quantized")
+    built = optimize(made, source, texts, tmp_path / "optimized").buildable
+    shape = Profile(min=(1, 1), opt=(8, 32), max=(16, 48))
+    products = [
+        f"{layer.kind.value} {layer.type}"
+        for layer in plan_of_graph(built.path, "8.9", profile=shape).layers
+        if layer.operations is not None
+    ]
+    linear, attention = 4, 2
+    assert products == ["gemm fp8"] * 2 * (linear + attention)
 
 
 def test_a_run_on_a_gpu_without_fp8_stops_before_anything_is_made(
