@@ -47,10 +47,12 @@ def test_int8_fast_takes_less_text_and_makes_fewer_choices() -> None:
 
 
 @pytest.mark.slow
-def test_int8_max_is_int8_with_reconstruction() -> None:
+def test_int8_max_is_int8_with_reconstruction_and_more_copies() -> None:
     strongest, default = load("int8_max"), load("int8")
     assert strongest.reconstruction_steps > 0
+    assert strongest.split_share > default.split_share
     default.name, default.reconstruction_steps = "int8_max", strongest.reconstruction_steps
+    default.split_share = strongest.split_share
     assert strongest == default
 
 

@@ -13,8 +13,8 @@ from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.smoothing import Smoother, midrange
 from pipeline.quant.condition.splitting import (
+    activation_errors,
     choose_copies,
-    difficulty,
     find_expansion,
     split,
     stagger,
@@ -124,7 +124,7 @@ def _split_outliers(
             continue
         seen = fitted[group.name]
         weights = [gemm.weight for gemm in group.gemms]
-        copies = choose_copies(difficulty(seen.magnitude(midrange(seen)), weights), share)
+        copies = choose_copies(activation_errors(seen.magnitude(midrange(seen)), weights), share)
         if copies.max() > 1:
             splits[group.name] = (copies, split(graph, group, expansion, copies))
     return splits

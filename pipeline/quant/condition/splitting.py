@@ -22,7 +22,6 @@ from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.condition.smoothing import set_bias, set_weight
 from pipeline.vectors import FloatArray, IntArray
 
-_STANDS_OUT = 4
 _MULTIPLE = 32
 _ELEMENTWISE = {"Add", "Div", "Erf", "Gelu", "Identity", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"}
 
@@ -35,27 +34,26 @@ class Expansion:
     tensors: tuple[ir.Value, ...]
 
 
-def difficulty(magnitude: FloatArray, weights: Sequence[FloatArray]) -> FloatArray:
-    """Return activation range times largest weight of each channel, ``[channels]``.
+def activation_errors(magnitude: FloatArray, weights: Sequence[FloatArray]) -> FloatArray:
+    """Return what rounding each channel over its own range costs at the outputs, ``[channels]``.
 
-    Smoothing moves a channel's difficulty between the two and leaves the product as it is.
+    In no unit: squared range times the squares of the weights that read it. Smoothing brings every
+    channel to the same range, so this is what it leaves.
     """
-    largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-    result: FloatArray = magnitude * largest
+    energy = np.sum([np.square(weight).sum(axis=1) for weight in weights], axis=0)
+    result: FloatArray = np.square(magnitude) * energy
     return result
 
 
-def choose_copies(hardness: FloatArray, share: float) -> IntArray:
-    """Return how often each channel appears, ``[channels]``: once, but for the outliers.
+def choose_copies(errors: FloatArray, share: float) -> IntArray:
+    """Return how often each channel appears, ``[channels]``.
 
-    About ``share`` of the channels are added, a multiple of 32 (what int8 tensor cores want); the
-    hardest channel of the moment gets the next copy. No channel is copied where none stands out.
+    About ``share`` of the channels are added, a multiple of 32 (what int8 tensor cores want), each
+    where it takes most: k staggered copies leave 1/k² of a channel's error.
     """
-    copies = np.ones(len(hardness), np.int64)
-    if hardness.max() < _STANDS_OUT * np.quantile(hardness, 0.99):
-        return copies
-    for _ in range(_MULTIPLE * round(share * len(hardness) / _MULTIPLE)):
-        copies[np.argmax(hardness / copies)] += 1
+    copies = np.ones(len(errors), np.int64)
+    for _ in range(_MULTIPLE * round(share * len(errors) / _MULTIPLE)):
+        copies[np.argmax(errors * (1 / copies**2 - 1 / (copies + 1) ** 2))] += 1
     return copies
 
 

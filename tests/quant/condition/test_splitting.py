@@ -1,5 +1,6 @@
 """Splitting: which channels, where it is possible, and that it leaves the function as it was."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.graph.files import load_graph, save_graph
 from pipeline.graph.gemms import Gemm, GemmGroup, add_missing_biases, find_gemm_groups
 from pipeline.quant.condition.splitting import (
+    activation_errors,
     choose_copies,
-    difficulty,
     find_expansion,
     split,
     stagger,
@@ -94,31 +95,36 @@ def by_output(groups: Sequence[GemmGroup]) -> Mapping[ir.Value, Gemm]:
 # Which channels
 
 
-def test_difficulty_is_range_times_the_largest_weight_that_reads_it() -> None:
+def test_a_channel_costs_its_squared_range_times_the_squares_of_the_weights_that_read_it() -> None:
     weights = [np.array([[1, -3], [2, 0]], np.float32), np.array([[0], [-4]], np.float32)]
-    assert difficulty(np.array([5, 7], np.float32), weights).tolist() == [15, 28]
-
-
-def test_nothing_is_copied_where_no_channel_stands_out() -> None:
-    hardness = np.random.default_rng(0).uniform(1, 3.9, 1000).astype(np.float32)
-    assert choose_copies(hardness, 0.1).tolist() == [1] * 1000
+    assert activation_errors(np.array([5, 7], np.float32), weights).tolist() == [250, 980]
 
 
 def test_a_multiple_of_32_channels_is_added() -> None:
-    hardness = np.ones(1536, np.float32)
-    hardness[7] = 1000
+    errors = np.ones(1536, np.float32)
+    errors[7] = 1e9
     for share, added in ((0.0, 0), (0.005, 0), (0.02, 32), (0.04, 64), (0.1, 160)):
-        copies = choose_copies(hardness, share)
+        copies = choose_copies(errors, share)
         assert copies.sum() - 1536 == added
         assert copies[7] == 1 + added
 
 
-def test_the_hardest_channel_of_the_moment_gets_the_next_copy() -> None:
-    hardness = np.ones(1000, np.float32)
-    hardness[3], hardness[500] = 200, 100
-    copies = choose_copies(hardness, 0.032)
-    assert (copies[3], copies[500]) == (23, 11)  # 200 / 23 and 100 / 11 are about equal
+def test_the_next_copy_goes_where_it_takes_most() -> None:
+    errors = np.ones(1000, np.float32)
+    errors[3], errors[500] = 80_000, 10_000
+    copies = choose_copies(errors, 0.032)
+    assert (copies[3], copies[500]) == (23, 11)  # the cube root of 8 between them, about
     assert np.delete(copies, [3, 500]).max() == 1
+
+
+def test_no_other_choice_of_as_many_copies_leaves_less() -> None:
+    errors = np.array([9, 5, 1], np.float32)
+    copies = np.ones(3, np.int64)
+    every = [np.array(c) for c in itertools.product(range(1, 34), repeat=3) if sum(c) == 35]
+    least = min((errors / np.square(c)).sum() for c in every)
+    copies = choose_copies(errors, 10.7)
+    assert copies.sum() == 35
+    assert (errors / np.square(copies)).sum() == pytest.approx(least)
 
 
 # Where it is possible
