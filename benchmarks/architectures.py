@@ -156,7 +156,8 @@ def _cell(seen: Mapping[str, Mapping[str, Any]], passed: str, *checks: str) -> s
             return "not run"
         if entry["outcome"] != "passed":
             word = "not run" if entry["outcome"] == "skipped" else f"**no** ({check})"
-            return f"{word}: {_PLACES.sub('', entry['reason']).replace('|', '/')[:120]}"
+            reason = entry.get("faults") or entry["reason"]
+            return f"{word}: {_PLACES.sub('', reason).replace('|', '/')[:120]}"
     return passed
 
 

@@ -383,6 +383,7 @@ def test_a_tensorrt_rtx_plan_runs_what_int8_says(
     assert details.keys() - {"plan.gemm_types"} == {"plan.int8_gemms"}
     assert attention is not None or "plan.gemm_types" in details  # in parts it has no GEMM to judge
     record_property("attention", attention or "fused")
+    record_property("faults", "; ".join(filter(None, details.values())))
     if built.masks_of_numbers:
         assert "computes in fp32" in str(details)
         return

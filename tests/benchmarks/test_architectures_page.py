@@ -57,6 +57,12 @@ def test_a_check_that_has_not_ended_is_not_run_and_without_fp32_there_is_no_row(
     assert "`albert`" not in make_table(MORE, STOPS, read_outcomes(path))
 
 
+def test_a_plans_faults_are_named_in_its_own_words(tmp_path: Path) -> None:
+    failed = {"outcome": "failed", "reason": "assert 1", "faults": "c_attn computes in fp16 (Fc)"}
+    cells = row(write_outcomes(tmp_path / "results.jsonl", **{"RTX plan": failed}))
+    assert cells[9] == "**no** (RTX plan): c_attn computes in fp16 (Fc)"
+
+
 def test_int8_that_stops_leaves_the_other_precisions_and_no_plan(tmp_path: Path) -> None:
     stops = {"int8": {"stops": "albert: no MatMul but 12 Conv; use precision=fp16"}}
     skipped = {"outcome": "skipped", "reason": "int8 covers nothing of it"}
