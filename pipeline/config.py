@@ -136,6 +136,7 @@ class PrecisionConfig:
     calibration_sentences: int = 1024
     held_back: float = 0.2
     spans_per_sentence: int = 3
+    vocabulary_spans_per_sentence: int = 2
     split_share: float = 0.02
     smoothing_alphas: list[float] = field(default_factory=lambda: [0.8, 0.85, 0.9, 0.95])
     shift: bool = True

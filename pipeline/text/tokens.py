@@ -7,6 +7,7 @@ check that against ``SentenceTransformer.encode``.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK = 16
 """Characters a token that are read of a long text at first; English has 4 to 5."""
+
+_PLACEHOLDER = re.compile(r"\[.+\]|<.+>")
 
 LONGEST = 1 << 20
 """Characters that are read of a text in which no word has ended behind the limit by then."""
@@ -82,6 +85,19 @@ class Tokenizer:
             left=self.padding_side == "left",
             only_type=types.pop() if len(types) == 1 else None,
         )
+
+    def ordinary_ids(self) -> IntArray:
+        """Return the ids that text may hold, ascending: no added token, nothing in brackets.
+
+        Brackets mark the tokens that stand for something else (``[unused7]``, ``<0x0A>``).
+        """
+        added = self._tokenizer.get_added_tokens_decoder()
+        rows = self._embedding_rows or sys.maxsize
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        ordinary = {
+            i for token, i in vocabulary.items() if i < rows and not _PLACEHOLDER.fullmatch(token)
+        }
+        return np.array(sorted(ordinary - added.keys()), np.int64)
 
     def rows(self, texts: Sequence[str], prompts: str | Sequence[str] = "") -> list[TokenRow]:
         """Tokenize, each text for itself, with one prompt before all or one before each.

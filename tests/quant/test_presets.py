@@ -53,6 +53,7 @@ def test_int8_max_is_int8_with_reconstruction_and_more_copies() -> None:
     assert strongest.split_share > default.split_share
     default.name, default.reconstruction_steps = "int8_max", strongest.reconstruction_steps
     default.split_share = strongest.split_share
+    default.vocabulary_spans_per_sentence = strongest.vocabulary_spans_per_sentence
     assert strongest == default
 
 
@@ -61,6 +62,7 @@ def test_fp8_is_int8_without_what_is_made_for_even_steps() -> None:
     preset, default = load("fp8"), load("int8")
     default.name, default.type = "fp8", NumericType.fp8
     default.split_share, default.smoothing_alphas = 0, []
+    default.vocabulary_spans_per_sentence = 0
     default.shift = default.quantize_embeddings = False
     assert preset == default
 

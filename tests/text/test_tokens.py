@@ -46,6 +46,24 @@ def left_tokenizer(tiny_source: SourceModel, tmp_path: Path) -> Tokenizer:
     return Tokenizer(tmp_path, max_length=48)
 
 
+def test_ordinary_ids_are_the_vocabulary_without_what_stands_for_something_else(
+    tiny_source: SourceModel, tmp_path: Path
+) -> None:
+    stored = json.loads((tiny_source.assets / "tokenizer.json").read_text())
+    vocabulary = stored["model"]["vocab"]
+    size = len(vocabulary)
+    vocabulary |= {"[unused7]": size, "<extra_id_0>": size + 1, "[": size + 2, "late": size + 3}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    config = {"embedding_rows": size + 3}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ids = set(Tokenizer(tmp_path, max_length=48).ordinary_ids().tolist())
+    left_out = set(vocabulary.values()) - ids
+    names = {token for token, i in vocabulary.items() if i in left_out}
+    assert {"[CLS]", "[MASK]", "[unused7]", "<extra_id_0>", "late"} <= names
+    assert all(name[0] + name[-1] in ("[]", "<>") for name in names - {"late"})
+    assert {vocabulary[token] for token in ("[", "]", "the")} <= ids
+
+
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
 def test_ids_are_those_of_the_sentence_transformer(
     text: str, tiny_tokenizer: Tokenizer, sentence_transformer: Any

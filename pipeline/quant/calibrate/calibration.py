@@ -12,7 +12,7 @@ from pipeline.config import PrecisionConfig, Rounding
 from pipeline.contracts import SourceModel
 from pipeline.graph.observe import unpadded_batches
 from pipeline.graph.pieces import Walk, cut
-from pipeline.quant.calibrate.spans import cut_spans
+from pipeline.quant.calibrate.spans import cut_spans, swap_words
 from pipeline.quant.calibrate.statistics import Activation, Sum
 from pipeline.text.datasets import spread
 from pipeline.text.source_text import open_tokenizer, tokenize
@@ -55,6 +55,8 @@ def choose_text(source: SourceModel, config: PrecisionConfig, texts: Sequence[st
     held = set(spread(range(len(rows)), count)) if count else set()
     fitted = [row for i, row in enumerate(rows) if i not in held]
     spans = list(cut_spans(fitted, config.spans_per_sentence))
+    swapped = cut_spans(fitted, config.vocabulary_spans_per_sentence)
+    spans += swap_words(swapped, tokenizer.ordinary_ids())
     return Calibration(
         texts=texts,
         tokenizer=tokenizer,

@@ -23,7 +23,11 @@ def check_quantize(config: PrecisionConfig) -> None:
         raise ConfigError(
             f"precision.calibration_sentences={config.calibration_sentences}: expected at least 1"
         )
-    for name in ("reconstruction_steps", "spans_per_sentence"):
+    for name in (
+        "reconstruction_steps",
+        "spans_per_sentence",
+        "vocabulary_spans_per_sentence",
+    ):
         if getattr(config, name) < 0:
             raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
     for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):

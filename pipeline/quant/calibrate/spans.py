@@ -2,14 +2,16 @@
 
 A channel that fires on the end of a short plain sentence is not seen at full strength in long ones.
 Spans of the texts there are widen the ranges toward what unseen text brings, and give
-reconstruction more than the same few rows.
+reconstruction more than the same few rows. Words that the texts lack do the same: a channel that
+fires on one of them is seen nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from pipeline.text.tokens import TokenRow
+from pipeline.vectors import IntArray
 
 SHORTEST = 4
 LONGEST = 16
@@ -39,3 +41,16 @@ def cut_spans(rows: Sequence[TokenRow], count: int) -> Iterator[TokenRow]:
         longest = min(len(row.ids) - 1, LONGEST)
         for _ in range(count if longest >= SHORTEST else 0):
             yield cut_span(row, int(random.integers(SHORTEST, longest + 1)), random)
+
+
+def swap_words(rows: Iterable[TokenRow], vocabulary: IntArray) -> Iterator[TokenRow]:
+    """Yield the rows with about half their tokens drawn from a vocabulary of token ids instead.
+
+    The first and the last two tokens stay. From an empty vocabulary comes nothing.
+    """
+    random = np.random.default_rng(1)
+    for row in rows if len(vocabulary) else ():
+        inner = np.array(row.ids[1:-2], np.int64)
+        drawn = random.choice(vocabulary, len(inner))
+        inner = np.where(random.random(len(inner)) < 0.5, drawn, inner)
+        yield TokenRow(ids=(row.ids[0], *inner.tolist(), *row.ids[-2:]), type_ids=row.type_ids)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.quant.calibrate.spans import LONGEST, SHORTEST, cut_span, cut_spans
+from pipeline.quant.calibrate.spans import LONGEST, SHORTEST, cut_span, cut_spans, swap_words
 from pipeline.text.tokens import TokenRow
 
 
@@ -48,3 +48,27 @@ def test_rows_give_their_number_of_spans_within_the_bounds() -> None:
     assert set(lengths[50:100]) == set(range(SHORTEST, 8))
     assert set(lengths[100:]) == set(range(SHORTEST, LONGEST + 1))
     assert spans == list(cut_spans(rows, 50))
+
+
+def test_half_the_inner_tokens_become_others_of_the_vocabulary() -> None:
+    rows = [make_row(16)] * 400
+    vocabulary = np.arange(5000, 5300)
+    swapped = list(swap_words(rows, vocabulary))
+    ids = np.array([row.ids for row in swapped])
+    assert (ids[:, [0, -2, -1]] == [100, 114, 115]).all()
+    changed = ids[:, 1:-2] != np.arange(101, 114)
+    assert 0.47 < changed.mean() < 0.53
+    assert set(ids[:, 1:-2][changed]) == set(vocabulary.tolist())
+    assert all(row.type_ids == rows[0].type_ids for row in swapped)
+    assert swapped == list(swap_words(rows, vocabulary))
+
+
+@pytest.mark.parametrize("length", [3, 4])
+def test_of_the_shortest_rows_the_ends_stay(length: int) -> None:
+    (row,) = swap_words([make_row(length)], np.array([7]))
+    assert len(row.ids) == len(row.type_ids) == length
+    assert (row.ids[0], row.ids[-2:]) == (100, (98 + length, 99 + length))
+
+
+def test_an_empty_vocabulary_gives_nothing() -> None:
+    assert list(swap_words([make_row(9)], np.empty(0, np.int64))) == []

@@ -265,6 +265,7 @@ def test_no_more_sentences_are_used_than_configured(
         ("split_share", -0.1),
         ("reconstruction_steps", -1),
         ("spans_per_sentence", -1),
+        ("vocabulary_spans_per_sentence", -1),
     ],
 )
 def test_settings_out_of_range_are_config_errors(key: str, value: object, run: Run) -> None:
