@@ -13,6 +13,7 @@ from pipeline.errors import OptimizeError
 from pipeline.graph.cuda.activations import fuse_activations
 from pipeline.graph.cuda.argmax import replace_argmax
 from pipeline.graph.cuda.attention import pack_attention
+from pipeline.graph.cuda.broadcasts import repeat_shared_sides
 from pipeline.graph.cuda.host_numbers import make_on_device
 from pipeline.graph.cuda.masks import find_masks
 from pipeline.graph.cuda.norms import fuse_norms
@@ -78,6 +79,7 @@ def fuse(
         activations,
     )
     prune(graph)
+    repeat_shared_sides(graph)
     make_on_device(graph)
     batches = _probe(source, tokenizer, texts)
     exact = save_graph(

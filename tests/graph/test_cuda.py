@@ -16,6 +16,7 @@ from pipeline.engines.onnxruntime import OnnxRuntimeEncoder, open_session
 from pipeline.errors import OptimizeError
 from pipeline.graph.cuda.activations import fuse_activations
 from pipeline.graph.cuda.argmax import replace_argmax
+from pipeline.graph.cuda.broadcasts import repeat_shared_sides
 from pipeline.graph.cuda.host_numbers import make_on_device
 from pipeline.graph.cuda.norms import fuse_norms
 from pipeline.graph.cuda.rms import fuse_rms
@@ -282,6 +283,47 @@ def test_numbers_of_a_shape_are_made_on_the_device(tmp_path: Path) -> None:
     (turned,) = [node for node in model.graph if node.outputs[0].name == "turned"]
     assert turned.inputs[0] is not None
     assert turned.inputs[0].name == "largest.on_device"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "repeated"),
+    [
+        ("batch,2,tokens,4", "1,2,4,6", [1]),
+        ("batch,2,tokens,4", "2,4,6", [1]),
+        ("1,2,3,4", "batch,2,4,tokens", [0]),
+        ("batch,1,tokens,4", "1,2,4,6", [0, 1]),
+        ("batch,2,tokens,4", "batch,2,4,tokens", []),
+        ("batch,2,tokens,4", "1,1,4,6", []),
+        ("batch,2,tokens,4", "4,6", []),
+    ],
+)
+def test_a_side_that_a_part_of_the_batch_shares_is_repeated(
+    left: str, right: str, repeated: list[int], tmp_path: Path
+) -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20]>\n'
+        f"g (float[{left}] x, float[{right}] y) => (float[a,b,c,d] z)\n"
+        "{ z = MatMul (x, y) }"
+    )
+    sizes = {"batch": 5, "tokens": 3}
+    random = np.random.default_rng(0)
+    feed = {
+        name: random.normal(size=[sizes.get(s) or int(s) for s in shape.split(",")]).astype("f4")
+        for name, shape in (("x", left), ("y", right))
+    }
+    assert repeat_shared_sides(model) == len(repeated)
+    (product,) = [node for node in model.graph if node.op_type == "MatMul"]
+    sides = [value.producer() for value in product.inputs if value is not None]
+    assert [i for i, side in enumerate(sides) if side is not None] == repeated
+    ir.save(model, tmp_path / "model.onnx")
+    (observed,) = open_session(tmp_path / "model.onnx").run(None, feed)
+    np.testing.assert_allclose(observed, feed["x"] @ feed["y"], rtol=1e-5)
+    for side in repeated:
+        value = product.inputs[side]
+        assert value is not None
+        assert value.shape is not None
+        batch = [sizes.get(str(size), size) for size in list(value.shape)[:-2]]
+        assert batch == list(observed.shape)[:-2]
 
 
 @pytest.mark.parametrize(
