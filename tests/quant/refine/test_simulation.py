@@ -90,7 +90,7 @@ def test_minilm_computes_what_was_simulated(
     batch = prepared.tokenizer.pad(prepared.tokenizer.rows(evaluation_texts[::8]))
     exact = simulation.embed(batch).numpy()
     simulated = check_same(prepared, names, batch, tmp_path / "int8.onnx", least=least)
-    assert row_cosines(exact, simulated.numpy()).mean() < 0.999
+    assert row_cosines(exact, simulated.numpy()).mean() < 0.9995
 
 
 @pytest.mark.parametrize("seed", range(2))
