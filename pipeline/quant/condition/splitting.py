@@ -7,7 +7,7 @@ behind the activation function of a feed-forward block, a hundred times as hard 
 fire on one special token of every sentence.
 
 The copies are made in the GEMM before the activation function, so the graph gets no new operator,
-only GEMMs a few percent wider. Their roundings are staggered (:func:`stagger`), which makes k
+only wider GEMMs. Their roundings are staggered (:func:`stagger`), which makes k
 copies k times as fine as one.
 """
 
