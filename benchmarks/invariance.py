@@ -11,7 +11,9 @@ import argparse
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +26,18 @@ from pipeline.vectors import FloatArray, row_cosines
 
 SIZES = (2, 3, 8, 32, 128)
 BUCKETS = (32, 64, 128, 256, 512)
+ORDERS = ("as they come", "reversed", "by length", "shuffled")
 THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which ways are to be measured; threads always are."""
+
+    sizes: Sequence[int]
+    orders: Sequence[str]
+    buckets: Sequence[int]
+
 
 Way = tuple[str, Callable[[], FloatArray]]
 
@@ -34,15 +47,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("bundle", nargs="+")
     parser.add_argument("--engines", nargs="+", default=["onnxruntime", "openvino"])
-    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--texts", type=int, default=1000, help="of the bundled sample")
+    parser.add_argument("--file", type=Path, help="take these texts, one a line")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--orders", nargs="*", default=ORDERS, choices=ORDERS)
+    parser.add_argument("--buckets", type=int, nargs="*", default=BUCKETS)
     options = parser.parse_args()
-    texts = choose_texts(options.texts)
+    file: Path | None = options.file
+    texts = file.read_text("utf-8").splitlines() if file else choose_texts(options.texts)
+    asked = Asked(sizes=options.sizes, orders=options.orders, buckets=options.buckets)
     print("| bundle | engine | way | largest move | lowest cosine | texts that move by over 1e-5 |")
     print("|---|---|---|--:|--:|--:|", flush=True)
     for bundle in options.bundle:
         for engine in options.engines:
             encoder = load(bundle, engine)
-            for line in measure(encoder, texts):
+            for line in measure(encoder, texts, asked):
                 print(f"| {bundle} | {engine} | {line} |", flush=True)
 
 
@@ -54,11 +73,11 @@ def choose_texts(count: int) -> list[str]:
     return texts[:count]
 
 
-def measure(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[str]:
+def measure(encoder: TextEncoder, texts: Sequence[str], asked: Asked) -> Iterator[str]:
     """Yield a line for each way of encoding, against each text alone."""
     rows = encoder.tokenizer.rows(texts)
     alone = encode_rows(encoder, [[i] for i in range(len(rows))], rows)
-    for name, encode in ways(encoder, texts, rows):
+    for name, encode in ways(encoder, texts, rows, asked):
         observed = encode()
         moves = [largest_move(a[None], b[None]) for a, b in zip(alone, observed, strict=True)]
         lowest = row_cosines(alone, observed).min()
@@ -66,17 +85,20 @@ def measure(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[str]:
         yield f"{name} | {max(moves):.1e} | {lowest:.7f} | {over}"
 
 
-def ways(encoder: TextEncoder, texts: Sequence[str], rows: Sequence[TokenRow]) -> Iterator[Way]:
+def ways(
+    encoder: TextEncoder, texts: Sequence[str], rows: Sequence[TokenRow], asked: Asked
+) -> Iterator[Way]:
     """Yield each way to encode the texts other than one by one."""
     given = list(range(len(rows)))
     by_length = sorted(given, key=lambda i: len(rows[i].ids))
     shuffled = random.Random(1).sample(given, len(given))
-    orders = {"as they come": given, "by length": by_length, "shuffled": shuffled}
-    for size in SIZES:
-        for name, order in orders.items():
+    orders = dict(zip(ORDERS, (given, given[::-1], by_length, shuffled), strict=True))
+    for size in asked.sizes:
+        for name in asked.orders:
+            order = orders[name]
             batches = [order[at : at + size] for at in range(0, len(order), size)]
             yield f"batches of {size}, {name}", partial(encode_rows, encoder, batches, rows)
-    for bucket in BUCKETS:
+    for bucket in asked.buckets:
         fit = [i for i in by_length if len(rows[i].ids) <= bucket]
         batches = [fit[at : at + 8] for at in range(0, len(fit), 8)]
         batches += [[i] for i in by_length[len(fit) :]]

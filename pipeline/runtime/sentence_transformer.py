@@ -46,7 +46,8 @@ class BundleModule(InputModule):  # type: ignore[misc]
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Run the bundle's engine."""
         names = ("input_ids", "attention_mask", "token_type_ids")
-        batch = TokenBatch(**{name: features[name].numpy() for name in names})
+        arrays = {name: features[name].numpy() for name in names}
+        batch = TokenBatch(**arrays, padding=self.encoder.tokenizer.padding)
         features["sentence_embedding"] = torch.from_numpy(self.encoder.engine.encode(batch))
         return features
 

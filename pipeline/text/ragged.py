@@ -1,7 +1,7 @@
 """Hold many texts' tokens end to end, and cut padded batches from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -23,31 +23,53 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenBatch:
-    """Padded int64 arrays ``[batch, sequence]``, ready for a graph."""
-
-    input_ids: IntArray
-    attention_mask: IntArray
-    token_type_ids: IntArray
-
-    def feed(self, names: Sequence[str]) -> dict[str, IntArray]:
-        """Return the arrays a graph with these input names takes."""
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return int(self.attention_mask.sum())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """What a tokenizer pads with, where, and the type of all its tokens if they have but one."""
+    """What a tokenizer pads with, where, and the type of all its tokens if they have but one.
+
+    ``limit``: the tokens that the model takes at most.
+    """
 
     token: int
     type_id: int
     left: bool
     only_type: int | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Padded int64 arrays ``[batch, sequence]``, ready for a graph.
+
+    ``padding``: how they may be padded on; None where nobody says how.
+    """
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    token_type_ids: IntArray
+    padding: Padding | None = None
+
+    def feed(self, names: Sequence[str]) -> dict[str, IntArray]:
+        """Return the arrays a graph with these input names takes."""
+        return {name: getattr(self, name) for name in names}
+
+    def widened(self, multiple: int) -> "TokenBatch":
+        """Pad on to a multiple of this many tokens, or to the most that the model takes."""
+        width = self.input_ids.shape[1]
+        if self.padding is None or width % multiple == 0 or width >= self.padding.limit:
+            return self
+        more = min(width + -width % multiple, self.padding.limit) - width
+        sides = ((0, 0), (more, 0) if self.padding.left else (0, more))
+        return replace(
+            self,
+            input_ids=np.pad(self.input_ids, sides, constant_values=self.padding.token),
+            attention_mask=np.pad(self.attention_mask, sides),
+            token_type_ids=np.pad(self.token_type_ids, sides, constant_values=self.padding.type_id),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.attention_mask.sum())
 
 
 def join(ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Ragged:
@@ -86,4 +108,5 @@ def pad(ragged: Ragged, chosen: IntArray, width: int, padding: Padding) -> Token
         input_ids=fill(ragged.ids, padding.token),
         attention_mask=real.astype(np.int64),
         token_type_ids=types,
+        padding=padding,
     )

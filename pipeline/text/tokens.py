@@ -79,11 +79,12 @@ class Tokenizer:
         self._embedding_rows = settings.embedding_rows
         # A template gives each of its pieces one type: if all of "a" have the same, all texts do.
         types = set(self._tokenizer.encode("a").type_ids)
-        self._padding = Padding(
+        self.padding = Padding(
             token=self.pad_id,
             type_id=self.pad_type_id,
             left=self.padding_side == "left",
             only_type=types.pop() if len(types) == 1 else None,
+            limit=max_length,
         )
 
     def ordinary_ids(self) -> IntArray:
@@ -134,7 +135,7 @@ class Tokenizer:
         if not self._all_short(texts):
             return _join(self.rows(texts, prompt))
         encodings = self._tokenizer.encode_batch_fast(self._around(texts, prompt))
-        known = self._padding.only_type is not None
+        known = self.padding.only_type is not None
         types = None if known else [e.type_ids for e in encodings]
         return join([self._ended(e.ids) for e in encodings], types)
 
@@ -215,7 +216,7 @@ class Tokenizer:
         """Pad rows to ``length`` tokens, or to the longest row, or to that one's ``bucket``."""
         width = max(len(row.ids) for row in rows) if length is None else length
         everything = np.arange(len(rows))
-        return pad(_join(rows), everything, self._width(width, bucketed), self._padding)
+        return pad(_join(rows), everything, self._width(width, bucketed), self.padding)
 
     def pad_some(
         self, ragged: Ragged, indices: Sequence[int], *, bucketed: bool = False
@@ -223,7 +224,7 @@ class Tokenizer:
         """Pad the texts with these indices, in their order, as ``pad`` does rows."""
         chosen = np.asarray(indices)
         width = int(ragged.lengths[chosen].max())
-        return pad(ragged, chosen, self._width(width, bucketed), self._padding)
+        return pad(ragged, chosen, self._width(width, bucketed), self.padding)
 
     def _width(self, longest: int, bucketed: bool) -> int:
         return max(longest, min(bucket(longest), self.max_length)) if bucketed else longest

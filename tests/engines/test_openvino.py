@@ -5,15 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from pipeline.config import NumericType
 from pipeline.contracts import Graphs, OnnxModel, SourceModel
 from pipeline.engines.onnxruntime import OnnxRuntimeEncoder
 from pipeline.errors import MeasureError
+from pipeline.runtime.invariance import measure_invariance
 from pipeline.stages.cast import cast_bf16
 from pipeline.stages.optimize import optimize
-from pipeline.text.tokens import TokenBatch, Tokenizer, bucket
+from pipeline.text.datasets import Dataset
+from pipeline.text.tokens import TokenBatch, Tokenizer, TokenRow, bucket
 from pipeline.vectors import row_cosines
 
 pytest.importorskip("openvino")
@@ -45,6 +49,41 @@ def test_int8_agrees_with_onnxruntime(tiny_int8: Graphs, evaluation_batch: Token
     path = tiny_int8.portable.path
     ours = OpenVINOEncoder(path, NumericType.int8).encode(evaluation_batch)
     assert row_cosines(ours, OnnxRuntimeEncoder(path).encode(evaluation_batch)).min() > 0.999
+
+
+@pytest.mark.slow
+def test_int8_of_a_text_is_the_same_alone_padded_and_in_any_batch(
+    tiny_int8: Graphs, tiny_tokenizer: Tokenizer, sample: Dataset
+) -> None:
+    encoder = OpenVINOEncoder(tiny_int8.portable.path, NumericType.int8)
+    seen = measure_invariance(encoder, tiny_tokenizer, tiny_tokenizer.rows(sample.evaluation))
+    assert seen.n == 32
+    assert seen.move <= 1e-6
+
+
+WIDTH = """
+<ir_version: 8, opset_import: ["": 18]>
+width (int64[batch, sequence] input_ids) => (float[batch, 1] sentence_embedding) {
+    same = Equal(input_ids, input_ids)
+    ones = Cast<to = 1>(same)
+    axis = Constant<value = int64[1] {1}>()
+    sentence_embedding = ReduceSum(ones, axis)
+}
+"""
+"""A graph whose embedding is how many tokens it was given, padding counted."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "widths"), [("int8", [16, 16, 32]), ("bf16", [16, 16, 32]), ("fp32", [3, 16, 17])]
+)
+def test_what_is_rounded_is_computed_in_whole_vectors(
+    precision: str, widths: list[int], tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    onnx.save(onnx.parser.parse_model(WIDTH), tmp_path / "model.onnx")
+    encoder = OpenVINOEncoder(tmp_path / "model.onnx", NumericType(precision))
+    rows = [TokenRow(ids=(7,) * n, type_ids=(0,) * n) for n in (3, 16, 17)]
+    assert [float(encoder.encode(tiny_tokenizer.pad([row]))[0, 0]) for row in rows] == widths
+    assert encoder.encode(tiny_tokenizer.pad(rows)).tolist() == [[widths[-1]]] * 3
 
 
 @pytest.mark.slow

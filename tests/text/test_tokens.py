@@ -1,6 +1,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,26 @@ def test_padding_to_a_bucket(length: int, padded: int, tiny_tokenizer: Tokenizer
 def test_no_bucket_is_longer_than_the_model_takes(tiny_source: SourceModel) -> None:
     tokenizer = Tokenizer(tiny_source.assets, max_length=45)
     assert tokenizer.pad(make_rows([45]), bucketed=True).input_ids.shape == (1, 45)
+
+
+def test_padding_on_to_whole_vectors_is_padding_that_much_at_once(
+    tiny_tokenizer: Tokenizer, left_tokenizer: Tokenizer
+) -> None:
+    for tokenizer in (tiny_tokenizer, left_tokenizer):
+        rows = tokenizer.rows(["one", "a few words more"])
+        widened, once = tokenizer.pad(rows).widened(16), tokenizer.pad(rows, length=16)
+        for name in ("input_ids", "attention_mask", "token_type_ids"):
+            np.testing.assert_array_equal(getattr(widened, name), getattr(once, name))
+
+
+@pytest.mark.parametrize(("length", "padded"), [(1, 16), (16, 16), (33, 40), (40, 40), (41, 41)])
+def test_whole_vectors_end_where_the_model_does(
+    length: int, padded: int, tiny_source: SourceModel
+) -> None:
+    tokenizer = Tokenizer(tiny_source.assets, max_length=40)
+    batch = tokenizer.pad(make_rows([length, 1]))
+    assert batch.widened(16).input_ids.shape == (2, padded)
+    assert replace(batch, padding=None).widened(16).input_ids.shape == (2, length)
 
 
 def test_no_rows_give_no_batches() -> None:
