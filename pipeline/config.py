@@ -138,6 +138,7 @@ class PrecisionConfig:
     spans_per_sentence: int = 3
     vocabulary_spans_per_sentence: int = 2
     split_share: float = 0.02
+    widen_share: float = 0.0
     smoothing_alphas: list[float] = field(default_factory=lambda: [0.8, 0.85, 0.9, 0.95])
     shift: bool = True
     activation_scales: list[ScaleMethod] = field(default_factory=lambda: [ScaleMethod.max])

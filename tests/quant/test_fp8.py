@@ -155,7 +155,12 @@ def test_a_plan_runs_every_gemm_in_fp8_with_attention_fused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("reconstruction_steps", 10), ("split_share", 0.02), ("quantize_embeddings", True)],
+    [
+        ("reconstruction_steps", 10),
+        ("split_share", 0.02),
+        ("widen_share", 0.25),
+        ("quantize_embeddings", True),
+    ],
 )
 def test_what_is_made_for_even_steps_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"precision\.{name}=.*: is for int8 only"):

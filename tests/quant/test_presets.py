@@ -53,6 +53,8 @@ def test_int8_max_is_int8_with_reconstruction_and_more_copies() -> None:
     assert strongest.split_share > default.split_share
     default.name, default.reconstruction_steps = "int8_max", strongest.reconstruction_steps
     default.split_share = strongest.split_share
+    assert strongest.widen_share > 0 == default.widen_share
+    default.widen_share = strongest.widen_share
     default.vocabulary_spans_per_sentence = strongest.vocabulary_spans_per_sentence
     assert strongest == default
 

@@ -30,9 +30,10 @@ def check_quantize(config: PrecisionConfig) -> None:
     ):
         if getattr(config, name) < 0:
             raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
-    for name, value in (("held_back", config.held_back), ("split_share", config.split_share)):
-        if not 0 <= value <= 0.5:
-            raise ConfigError(f"precision.{name}={value}: expected 0 to 0.5")
+    for name, most in (("held_back", 0.5), ("split_share", 1), ("widen_share", 1)):
+        value = getattr(config, name)
+        if not 0 <= value <= most:
+            raise ConfigError(f"precision.{name}={value}: expected 0 to {most}")
     _check_engine_aware(config)
     target = config.target.cosine_mean
     if target is not None and not 0 < target < 1:
@@ -46,6 +47,7 @@ def _check_fp8(config: PrecisionConfig) -> None:
     for name, off in (
         ("reconstruction_steps", 0),
         ("split_share", 0.0),
+        ("widen_share", 0.0),
         ("engine_aware", None),
         ("quantize_embeddings", False),
     ):

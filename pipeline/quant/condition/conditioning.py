@@ -1,4 +1,4 @@
-"""Make an fp32 graph easy to quantize without changing its function: split, shift, smooth."""
+"""Make an fp32 graph easy to quantize without changing what it computes: split, smooth, widen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from pipeline.quant.condition.splitting import (
     stagger,
 )
 from pipeline.quant.condition.strength import choose_strength
+from pipeline.quant.condition.widening import widen
 from pipeline.vectors import FloatArray, IntArray
 
 _GPTQ_SHARE = 0.35
@@ -79,19 +80,27 @@ def condition(
         if copies is not None and shifts:
             step = (seen.magnitude(shift) / factors).max() / LEVELS
             shift = shift + (step * factors * stagger(copies)).astype(np.float32)
-        smoothed = seen.transformed(shift, factors)
         fold = smoother.fold_of(group)
+        smoothed = smoother.smooth(group, shift, factors)
+        seen, unseen = seen.transformed(shift, factors), unseen.transformed(shift, factors)
+        step = activation_scale(seen, strength.method, grid)
+        added = 0 if copies is None else int(copies.sum() - len(copies))
+        if copies is None and config.widen_share:
+            widened = widen(graph, smoothed, step, config.widen_share)
+            if widened is not None:
+                smoothed, added = widened.group, widened.added
+                seen, unseen = widened.read(seen), widened.read(unseen)
         done.append(
             Conditioned(
-                group=smoother.smooth(group, shift, factors),
-                fitted=smoothed,
-                held=unseen.transformed(shift, factors),
-                step=activation_scale(smoothed, strength.method, grid),
+                group=smoothed,
+                fitted=seen,
+                held=unseen,
+                step=step,
                 alpha=strength.alpha,
                 scale_method=strength.method.value,
                 fold=fold.value,
                 shifted=shifts,
-                copies_added=0 if copies is None else int(copies.sum() - len(copies)),
+                copies_added=added,
             )
         )
     return done[::-1]

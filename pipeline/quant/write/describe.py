@@ -89,6 +89,7 @@ def describe_method(config: PrecisionConfig) -> str:
         "outlier channel splitting" if config.split_share else None,
         f"SmoothQuant (alpha {alphas})" if alphas else None,
         f"shift to {'midrange' if grid.even else 'the mean'}" if config.shift else None,
+        "channels read more than once" if config.widen_share else None,
         f"{', '.join(config.activation_scales)} activation scales",
         None if grid.even else "weight scales of least output error",
         "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",

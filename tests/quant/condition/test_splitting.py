@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from architectures import ARCHITECTURES, COMMON, make_tokenizer, save_encoder
-from onnx.reference import ReferenceEvaluator
+from small_graphs import parse, run
 
 from pipeline.config import NumericType, PrecisionConfig
 from pipeline.contracts import OnnxModel, SourceModel
@@ -31,10 +31,6 @@ from pipeline.stages.quantize import quantize
 from pipeline.text.datasets import Dataset
 from pipeline.text.tokens import TokenBatch, Tokenizer
 from pipeline.vectors import row_cosines
-
-X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
-SHAPES = {"w1": (4, 6), "w2": (6, 4), "w3": (6, 4), "wx": (4, 6), "b1": (6,), "b2": (4,)}
-SHAPES |= {"each": (6,), "half": (1,), "one": ()}
 
 INNER = "g = MatMul(x, w1) u = Add(g, b1)"
 OUTER = "o = MatMul(c, w2) out = Add(o, b2)"
@@ -63,29 +59,6 @@ IMPOSSIBLE = {
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-
-
-def parse(text: str, outputs: str = "") -> ir.Model:
-    """Return a graph ``x -> out`` of random weights."""
-    random = np.random.default_rng(1)
-    proto = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 20]>
-        graph (float[b,s,4] x, float[b,s,6] wide) => (float[b,s,4] out {outputs})
-        <int64[1] last = {{-1}}> {{ {text} }}"""
-    )
-    for name, shape in SHAPES.items():
-        array = np.asarray(random.normal(size=shape), np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-
-
-def run(model: ir.Model) -> FloatArray:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    evaluator: Any = ReferenceEvaluator(proto)
-    wide = np.ones((2, 3, 6), np.float32)
-    result: FloatArray = evaluator.run(["out"], {"x": X, "wide": wide})[0]
-    return result
 
 
 def by_output(groups: Sequence[GemmGroup]) -> Mapping[ir.Value, Gemm]:

@@ -263,6 +263,7 @@ def test_no_more_sentences_are_used_than_configured(
         ("calibration_sentences", 0),
         ("held_back", 0.6),
         ("split_share", -0.1),
+        ("widen_share", 1.1),
         ("reconstruction_steps", -1),
         ("spans_per_sentence", -1),
         ("vocabulary_spans_per_sentence", -1),
