@@ -64,7 +64,6 @@ def test_fp8_is_int8_without_what_is_made_for_even_steps() -> None:
     preset, default = load("fp8"), load("int8")
     default.name, default.type = "fp8", NumericType.fp8
     default.split_share, default.smoothing_alphas = 0, []
-    default.vocabulary_spans_per_sentence = 0
     default.shift = default.quantize_embeddings = False
     assert preset == default
 

@@ -11,6 +11,7 @@ from pipeline.quant.calibrate.grid import INT8, Codes, Grid
 from pipeline.quant.calibrate.scales import fake_quantize, search_weight_scales
 from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.round.bias_correction import bias_correction
+from pipeline.quant.round.descent import descend
 from pipeline.quant.round.rounding import round_gptq, round_nearest
 from pipeline.vectors import FloatArray
 
@@ -51,6 +52,8 @@ def quantize_group(
         assert fitted.covariance is not None
         noise = _activation_noise(fitted, step, grid)
         integers = round_gptq(joined, scales, fitted.covariance, noise=noise, grid=grid)
+        if not grid.even:
+            integers = descend(joined, integers, scales, fitted.covariance, noise=noise, grid=grid)
     else:
         integers = round_nearest(joined, scales, grid)
     delta = np.zeros(len(scales), np.float32)

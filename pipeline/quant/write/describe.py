@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PrecisionConfig, Rounding
-from pipeline.quant.calibrate.grid import grid_of
+from pipeline.quant.calibrate.grid import Grid, grid_of
 from pipeline.quant.condition.conditioning import Conditioned
 from pipeline.quant.refine.choices import Refined
 from pipeline.quant.round.quantized import QuantizedGroup, output_errors
@@ -80,6 +80,12 @@ def describe_tables(tables: Sequence[QuantizedTable]) -> list[dict[str, Any]]:
     return [{"name": table.name, "shape": list(table.integers.shape)} for table in tables]
 
 
+def _name_rounding(rounding: Rounding, grid: Grid) -> str:
+    if rounding is Rounding.nearest:
+        return "round to nearest"
+    return "GPTQ rounding" if grid.even else "GPTQ rounding, coordinate descent"
+
+
 def describe_method(config: PrecisionConfig) -> str:
     """Return the methods in the order they were applied."""
     grid = grid_of(config.type)
@@ -92,7 +98,7 @@ def describe_method(config: PrecisionConfig) -> str:
         "channels read more than once" if config.widen_share else None,
         f"{', '.join(config.activation_scales)} activation scales",
         None if grid.even else "weight scales of least output error",
-        "GPTQ rounding" if config.rounding is Rounding.gptq else "round to nearest",
+        _name_rounding(config.rounding, grid),
         "bias correction" if config.bias_correction else None,
         f"reconstruction ({steps} steps)" if steps else None,
     ]
