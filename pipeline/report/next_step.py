@@ -13,7 +13,7 @@ _WIDE = 1.25
 _HIGHER = {
     "int8": "precision=int8_max or precision=fp16",
     "fp16": "precision=bf16 or precision=fp32",
-    "fp8": "precision=int8 or precision=fp16",
+    "fp8": "precision=fp8_max, precision=int8 or precision=fp16",
     "bf16": "precision=fp16 or precision=fp32",
 }
 

@@ -49,7 +49,7 @@ def error_line(done: Completed, cwd: Path, *words: str) -> str:
         ),
         (
             ["precision=int3"],
-            ["precision=int3", "did you mean int8?", "bf16, fp16, fp32, fp8, int8"],
+            ["precision=int3", "did you mean int8?", "bf16, fp16, fp32, fp8, fp8_max, int8"],
         ),
         (["precison=int8"], ["precison", "did you mean precision?"]),
         (["+precison=int8"], ["precison", "did you mean precision?"]),
@@ -82,7 +82,8 @@ def test_help(tmp_path: Path) -> None:
     assert done.stderr == ""
     models = next(line for line in done.stdout.splitlines() if line.startswith("model: "))
     assert {"custom", "minilm", "mpnet"} <= set(models.removeprefix("model: ").split(", "))
-    assert "precision: auto, bf16, fp16, fp32, fp8, int8, int8_fast, int8_max\n" in done.stdout
+    precisions = "auto, bf16, fp16, fp32, fp8, fp8_max, int8, int8_fast, int8_max"
+    assert f"precision: {precisions}\n" in done.stdout
     assert "dataset: beir, csv, jsonl, mteb, sample\n" in done.stdout
     assert "engine: auto, onnxruntime, tensorrt, tensorrt_rtx\n" in done.stdout
     assert "Exit codes: 0 published, 1 an error" in done.stdout

@@ -57,6 +57,19 @@ def graphs(
     return quantize(tiny_fp32, tiny_source, FP8, calibration_texts, out_dir)
 
 
+@pytest.fixture(scope="module")
+def paired(
+    tiny_fp32: OnnxModel,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Graphs:
+    """With half of the channels behind GELU twice."""
+    config = replace(FP8, split_share=0.5)
+    out_dir = tmp_path_factory.mktemp("paired") / "out"
+    return quantize(tiny_fp32, tiny_source, config, calibration_texts, out_dir)
+
+
 @pytest.mark.slow
 def test_every_linear_gemm_reads_e4m3(graphs: Graphs) -> None:
     said = graphs.quantization
@@ -119,6 +132,21 @@ def test_the_graph_keeps_the_vectors_and_better_than_plain_e4m3(
 
 
 @pytest.mark.slow
+def test_copies_of_channels_keep_more_of_the_vectors(
+    graphs: Graphs, paired: Graphs, tiny_fp32: OnnxModel, evaluation_batch: TokenBatch
+) -> None:
+    said: Any = paired.quantization
+    assert said["split_channels_added"] == 2 * 32
+    assert said["method"].startswith("copies of the channels with most error, max")
+    exact = OnnxRuntimeEncoder(tiny_fp32.path).encode(evaluation_batch)
+    with_copies, without = (
+        1 - row_cosines(exact, OnnxRuntimeEncoder(made.portable.path).encode(evaluation_batch))
+        for made in (paired, graphs)
+    )
+    assert 0 < with_copies.mean() < without.mean()
+
+
+@pytest.mark.slow
 def test_the_search_for_a_target_simulates_what_the_graph_computes(
     graphs: Graphs,
     tiny_fp32: OnnxModel,
@@ -135,11 +163,17 @@ def test_the_search_for_a_target_simulates_what_the_graph_computes(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("fixture", ["graphs", "paired"])
 def test_a_plan_runs_every_gemm_in_fp8_with_attention_fused(
-    graphs: Graphs, tiny_source: SourceModel, calibration_texts: Sequence[str], tmp_path: Path
+    fixture: str,
+    request: pytest.FixtureRequest,
+    tiny_source: SourceModel,
+    calibration_texts: Sequence[str],
+    tmp_path: Path,
 ) -> None:
     from pipeline.engines.plan_of_graph import plan_of_graph
 
+    graphs: Graphs = request.getfixturevalue(fixture)
     made = optimize(graphs, tiny_source, calibration_texts, tmp_path / "out")
     shape = Profile(min=(1, 1), opt=(8, 32), max=(16, 48))
     found = plan_of_graph(made.buildable.path, "8.9", profile=shape)
@@ -155,12 +189,7 @@ def test_a_plan_runs_every_gemm_in_fp8_with_attention_fused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("reconstruction_steps", 10),
-        ("split_share", 0.02),
-        ("widen_share", 0.25),
-        ("quantize_embeddings", True),
-    ],
+    [("reconstruction_steps", 10), ("widen_share", 0.25), ("quantize_embeddings", True)],
 )
 def test_what_is_made_for_even_steps_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"precision\.{name}=.*: is for int8 only"):

@@ -1,6 +1,7 @@
 """The int8 presets: what they set, and that each is published under its own name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import command_line
@@ -66,6 +67,13 @@ def test_fp8_is_int8_without_what_is_made_for_even_steps() -> None:
     default.split_share, default.smoothing_alphas = 0, []
     default.shift = default.quantize_embeddings = False
     assert preset == default
+
+
+@pytest.mark.slow
+def test_fp8_max_is_fp8_with_copies_of_channels() -> None:
+    strongest, default = load("fp8_max"), load("fp8")
+    assert default.split_share == 0
+    assert strongest == replace(default, name="fp8_max", split_share=0.5)
 
 
 @pytest.mark.many

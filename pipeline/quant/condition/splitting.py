@@ -7,8 +7,8 @@ behind the activation function of a feed-forward block, a hundred times as hard 
 fire on one special token of every sentence.
 
 The copies are made in the GEMM before the activation function, so the graph gets no new operator,
-only wider GEMMs. Their roundings are staggered (:func:`stagger`), which makes k
-copies k times as fine as one.
+only wider GEMMs. In int8 their roundings are staggered (:func:`stagger`), which makes k
+copies k times as fine as one; E4M3 has its own form (``pairs``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.condition.smoothing import set_bias, set_weight
 from pipeline.vectors import FloatArray, IntArray
 
-_MULTIPLE = 32
+MULTIPLE = 32
 _ELEMENTWISE = {"Add", "Div", "Erf", "Gelu", "Identity", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"}
 
 
@@ -52,7 +52,7 @@ def choose_copies(errors: FloatArray, share: float) -> IntArray:
     where it takes most: k staggered copies leave 1/k² of a channel's error.
     """
     copies = np.ones(len(errors), np.int64)
-    for _ in range(_MULTIPLE * round(share * len(errors) / _MULTIPLE)):
+    for _ in range(MULTIPLE * round(share * len(errors) / MULTIPLE)):
         copies[np.argmax(errors * (1 / copies**2 - 1 / (copies + 1) ** 2))] += 1
     return copies
 
@@ -95,20 +95,34 @@ def find_expansion(group: GemmGroup, gemms: Mapping[ir.Value, Gemm]) -> Expansio
     return Expansion(source=source, tensors=tuple(tensors))
 
 
-def split(graph: ir.Graph, group: GemmGroup, expansion: Expansion, copies: IntArray) -> IntArray:
-    """Copy channels in place; return the channel that each channel now comes from, ``[more]``."""
+def split(
+    graph: ir.Graph,
+    group: GemmGroup,
+    expansion: Expansion,
+    copies: IntArray,
+    shares: FloatArray,
+) -> IntArray:
+    """Copy channels in place; return the channel that each channel now comes from, ``[more]``.
+
+    ``shares`` is what each copy gets of its channel's weights, ``[more]``.
+    """
     order = np.repeat(np.arange(len(copies)), copies)
     source = expansion.source
     set_weight(graph, source, source.weight[:, order])
     if source.bias is not None:
         set_bias(graph, source, source.bias_array[order])
     for gemm in group.gemms:
-        share = (1 / copies[order, None]).astype(np.float32)
-        set_weight(graph, gemm, gemm.weight[order] * share)
+        set_weight(graph, gemm, gemm.weight[order] * shares[:, None])
     for tensor in expansion.tensors:
         if tensor.shape is not None:
             tensor.shape = ir.Shape([*tensor.shape[:-1], len(order)])
     return order
+
+
+def equal_shares(copies: IntArray) -> FloatArray:
+    """Return what each copy gets of its channel's weights, ``[more]``: all the same."""
+    shares: FloatArray = (1 / np.repeat(copies, copies)).astype(np.float32)
+    return shares
 
 
 def stagger(copies: IntArray) -> FloatArray:
