@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,11 @@ def test_fastembed_returns_the_same_first_dimensions(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "lowest"),
-    [("int8_fast", 0.997), pytest.param("int8", 0.998, marks=pytest.mark.whole)],
+    [
+        ("int8_fast", 0.997),
+        pytest.param("int8", 0.998, marks=pytest.mark.whole),
+        pytest.param("int8_max", 0.999, marks=pytest.mark.whole),
+    ],
 )
 def test_int8_keeps_the_vectors_of_both(
     preset: str,
@@ -161,9 +166,10 @@ def test_int8_keeps_the_vectors_of_both(
     sample: Dataset,
     tmp_path: Path,
 ) -> None:
-    """Short texts are where int8 keeps least of MiniLM: docs/models.md has the figures."""
+    """Short texts are where int8 keeps least; int8_max is within the judges' tolerance."""
     source, fp32 = make(MINILM, None)
-    graphs = quantize(fp32, source, load_precision(preset), sample.calibration, tmp_path / "int8")
+    config = replace(load_precision(preset), reconstruction_steps=0)  # minutes, for little
+    graphs = quantize(fp32, source, config, sample.calibration, tmp_path / "int8")
     made = (source, graphs.portable)
     judge = next(entry for entry in TEI["models"] if entry["model"] == MINILM)
     cosines = row_cosines(np.array(judge["vectors"], np.float32), encode(made, TEI["texts"]))

@@ -1,7 +1,6 @@
 """The int8 presets: what they set, and that each is published under its own name."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import command_line
@@ -70,10 +69,11 @@ def test_fp8_is_int8_without_what_is_made_for_even_steps() -> None:
 
 
 @pytest.mark.slow
-def test_fp8_max_is_fp8_with_copies_of_channels() -> None:
+def test_fp8_max_is_fp8_with_wider_gemms() -> None:
     strongest, default = load("fp8_max"), load("fp8")
-    assert default.split_share == 0
-    assert strongest == replace(default, name="fp8_max", split_share=0.5)
+    assert strongest.widen_share > default.widen_share == 0
+    default.name, default.widen_share = "fp8_max", strongest.widen_share
+    assert strongest == default
 
 
 @pytest.mark.many

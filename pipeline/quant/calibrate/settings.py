@@ -46,7 +46,7 @@ def _check_fp8(config: PrecisionConfig) -> None:
     """Refuse what is made for int8's even steps only."""
     for name, off in (
         ("reconstruction_steps", 0),
-        ("widen_share", 0.0),
+        ("split_share", 0.0),
         ("engine_aware", None),
         ("quantize_embeddings", False),
     ):

@@ -11,12 +11,10 @@ from pipeline.graph.gemms import GemmGroup
 from pipeline.quant.calibrate.grid import Grid, grid_of
 from pipeline.quant.calibrate.scales import LEVELS, activation_scale
 from pipeline.quant.calibrate.statistics import Activation
-from pipeline.quant.condition.pairs import choose_pairs, energy_errors, pair_factors, pair_shares
 from pipeline.quant.condition.smoothing import Smoother, midrange
 from pipeline.quant.condition.splitting import (
     activation_errors,
     choose_copies,
-    equal_shares,
     find_expansion,
     split,
     stagger,
@@ -58,7 +56,7 @@ def condition(
     it is read.
     """
     grid = grid_of(config.type)
-    splits = _split_outliers(graph, groups, fitted, config.split_share, grid)
+    splits = _split_outliers(graph, groups, fitted, config.split_share)
     smoother = Smoother(graph, groups)
     done = []
     for group in groups[::-1]:
@@ -79,9 +77,7 @@ def condition(
             grid=grid,
         )
         factors = strength.factors
-        if copies is not None and not grid.even:
-            factors = factors * pair_factors(copies)
-        elif copies is not None and shifts:
+        if copies is not None and shifts:
             step = (seen.magnitude(shift) / factors).max() / LEVELS
             shift = shift + (step * factors * stagger(copies)).astype(np.float32)
         fold = smoother.fold_of(group)
@@ -90,7 +86,7 @@ def condition(
         step = activation_scale(seen, strength.method, grid)
         added = 0 if copies is None else int(copies.sum() - len(copies))
         if copies is None and config.widen_share:
-            widened = widen(graph, smoothed, step, config.widen_share)
+            widened = widen(graph, smoothed, seen, step, config.widen_share, grid)
             if widened is not None:
                 smoothed, added = widened.group, widened.added
                 seen, unseen = widened.read(seen), widened.read(unseen)
@@ -124,7 +120,6 @@ def _split_outliers(
     groups: Sequence[GemmGroup],
     fitted: Mapping[str, Activation],
     share: float,
-    grid: Grid,
 ) -> dict[str, tuple[IntArray, IntArray]]:
     """Copy outlier channels where that takes no operator.
 
@@ -138,13 +133,7 @@ def _split_outliers(
             continue
         seen = fitted[group.name]
         weights = [gemm.weight for gemm in group.gemms]
-        if grid.even:
-            errors = activation_errors(seen.magnitude(midrange(seen)), weights)
-            copies = choose_copies(errors, share)
-            shares = equal_shares(copies)
-        else:
-            copies = choose_pairs(energy_errors(seen, weights), share)
-            shares = pair_shares(copies)
+        copies = choose_copies(activation_errors(seen.magnitude(midrange(seen)), weights), share)
         if copies.max() > 1:
-            splits[group.name] = (copies, split(graph, group, expansion, copies, shares))
+            splits[group.name] = (copies, split(graph, group, expansion, copies))
     return splits

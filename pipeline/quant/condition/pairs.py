@@ -1,11 +1,10 @@
-"""Copy the channels that E4M3 loses most in: each copied one once, at another scale.
+"""Choose the channels that E4M3 loses most in, to read each of them twice, at two scales.
 
-E4M3 rounds every number to a share of itself. So no outlier sets the step of all others, and
-splitting, which int8 uses against that, has another use: two copies of a channel that round
-differently lose less than one. The first keeps two thirds of the weights. Rounding the activation
-then leaves 5/9 of its variance. Both copies read the same value, so GPTQ gives the second what
-rounding the first one's weights lost, and only the rounding of a third is left: 1/9. (Halves would
-leave 1/2 and 1/4.)
+E4M3 rounds every number to a share of itself: no outlier sets the step of all others, but two
+readings of a channel that round differently lose less than one. The first keeps two thirds of the
+weights. Rounding the activation then leaves 5/9 of its variance. Both read the same value, so GPTQ
+gives the second what rounding the first one's weights lost, and only the rounding of a third is
+left: 1/9. (Halves would leave 1/2 and 1/4.)
 """
 
 from collections.abc import Sequence
@@ -16,8 +15,12 @@ from pipeline.quant.calibrate.statistics import Activation
 from pipeline.quant.condition.splitting import MULTIPLE, activation_errors
 from pipeline.vectors import FloatArray, IntArray
 
-_SHARES = {1: (1.0,), 2: (2 / 3, 1 / 3)}
-_FACTORS = {1: (1.0,), 2: (1.0, 2**0.5)}
+FIRST_SHARE = 2 / 3
+"""What the first of two readings gets of its channel's weights."""
+
+SECOND_FACTOR = 2**0.5
+"""What the second is divided by: half an octave lower, its fractions are others, and so are its
+errors. Lower, since GPTQ rounds last what varies least, and the tensor's largest value stays."""
 
 
 def energy_errors(observed: Activation, weights: Sequence[FloatArray]) -> FloatArray:
@@ -37,17 +40,3 @@ def choose_pairs(errors: FloatArray, share: float) -> IntArray:
     added = min(MULTIPLE * round(share * len(errors) / MULTIPLE), len(errors))
     copies[np.argsort(-errors, kind="stable")[:added]] = 2
     return copies
-
-
-def pair_shares(copies: IntArray) -> FloatArray:
-    """Return what each copy gets of its channel's weights, ``[more]``."""
-    return np.concatenate([_SHARES[count] for count in copies.tolist()]).astype(np.float32)
-
-
-def pair_factors(copies: IntArray) -> FloatArray:
-    """Return what to divide each copy by, ``[more]``: the second of two lies half an octave lower.
-
-    Its fractions are others there, and so are its errors. Lower, since GPTQ rounds last what varies
-    least, and the largest value of the tensor stays what it is.
-    """
-    return np.concatenate([_FACTORS[count] for count in copies.tolist()]).astype(np.float32)

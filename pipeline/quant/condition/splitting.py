@@ -7,8 +7,8 @@ behind the activation function of a feed-forward block, a hundred times as hard 
 fire on one special token of every sentence.
 
 The copies are made in the GEMM before the activation function, so the graph gets no new operator,
-only wider GEMMs. In int8 their roundings are staggered (:func:`stagger`), which makes k
-copies k times as fine as one; E4M3 has its own form (``pairs``).
+only wider GEMMs. Their roundings are staggered (:func:`stagger`), which makes k
+copies k times as fine as one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,34 +95,20 @@ def find_expansion(group: GemmGroup, gemms: Mapping[ir.Value, Gemm]) -> Expansio
     return Expansion(source=source, tensors=tuple(tensors))
 
 
-def split(
-    graph: ir.Graph,
-    group: GemmGroup,
-    expansion: Expansion,
-    copies: IntArray,
-    shares: FloatArray,
-) -> IntArray:
-    """Copy channels in place; return the channel that each channel now comes from, ``[more]``.
-
-    ``shares`` is what each copy gets of its channel's weights, ``[more]``.
-    """
+def split(graph: ir.Graph, group: GemmGroup, expansion: Expansion, copies: IntArray) -> IntArray:
+    """Copy channels in place; return the channel that each channel now comes from, ``[more]``."""
     order = np.repeat(np.arange(len(copies)), copies)
     source = expansion.source
     set_weight(graph, source, source.weight[:, order])
     if source.bias is not None:
         set_bias(graph, source, source.bias_array[order])
     for gemm in group.gemms:
-        set_weight(graph, gemm, gemm.weight[order] * shares[:, None])
+        share = (1 / copies[order, None]).astype(np.float32)
+        set_weight(graph, gemm, gemm.weight[order] * share)
     for tensor in expansion.tensors:
         if tensor.shape is not None:
             tensor.shape = ir.Shape([*tensor.shape[:-1], len(order)])
     return order
-
-
-def equal_shares(copies: IntArray) -> FloatArray:
-    """Return what each copy gets of its channel's weights, ``[more]``: all the same."""
-    shares: FloatArray = (1 / np.repeat(copies, copies)).astype(np.float32)
-    return shares
 
 
 def stagger(copies: IntArray) -> FloatArray:

@@ -47,9 +47,6 @@ def describe_smoothing(records: Sequence[GroupRecord], *, shift: bool) -> dict[s
     return dict(sorted((+folds).items()))
 
 
-_COPIES = {True: "outlier channel splitting", False: "copies of the channels with most error"}
-
-
 def list_gemms(
     records: Sequence[GroupRecord], quantized: Sequence[QuantizedGroup], refined: Refined
 ) -> list[dict[str, Any]]:
@@ -95,7 +92,7 @@ def describe_method(config: PrecisionConfig) -> str:
     alphas = ", ".join(f"{alpha:g}" for alpha in config.smoothing_alphas)
     steps = config.reconstruction_steps
     parts = [
-        _COPIES[grid.even] if config.split_share else None,
+        "outlier channel splitting" if config.split_share else None,
         f"SmoothQuant (alpha {alphas})" if alphas else None,
         f"shift to {'midrange' if grid.even else 'the mean'}" if config.shift else None,
         "channels read more than once" if config.widen_share else None,

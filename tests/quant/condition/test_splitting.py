@@ -23,7 +23,6 @@ from pipeline.graph.gemms import Gemm, GemmGroup, add_missing_biases, find_gemm_
 from pipeline.quant.condition.splitting import (
     activation_errors,
     choose_copies,
-    equal_shares,
     find_expansion,
     split,
     stagger,
@@ -113,7 +112,7 @@ def test_split_channels_leave_the_function_as_it_was(text: str) -> None:
     expansion = find_expansion(group, by_output(groups))
     assert expansion is not None
     assert expansion.source is groups[0].gemms[0]
-    order = split(model.graph, group, expansion, copies, equal_shares(copies))
+    order = split(model.graph, group, expansion, copies)
     assert order.tolist() == [0, 1, 1, 1, 2, 3, 4, 4, 5]
     np.testing.assert_allclose(run(model), expected, atol=1e-5)
     assert expansion.source.weight.shape == (4, 9)
@@ -148,8 +147,7 @@ def test_both_exporters_feed_forward_blocks_can_be_split(
     possible = [(group, expansion) for group, expansion in found if expansion is not None]
     assert [expansion.source.weight.shape for _, expansion in possible] == [(32, 64)] * 2
     for group, expansion in possible:
-        copies = random.integers(1, 4, 64)
-        split(graph.graph, group, expansion, copies, equal_shares(copies))
+        split(graph.graph, group, expansion, random.integers(1, 4, 64))
     path = tmp_path / "split.onnx"
     save_graph(graph, path, precision=NumericType.fp32, source_sha256="")
     onnx.checker.check_model(str(path), full_check=True)
