@@ -30,7 +30,7 @@ def check_quantize(config: PrecisionConfig) -> None:
     ):
         if getattr(config, name) < 0:
             raise ConfigError(f"precision.{name}={getattr(config, name)}: expected 0 or more")
-    for name, most in (("held_back", 0.5), ("split_share", 1), ("widen_share", 1)):
+    for name, most in (("held_back", 0.5), ("split_share", 0.5), ("widen_share", 1)):
         value = getattr(config, name)
         if not 0 <= value <= most:
             raise ConfigError(f"precision.{name}={value}: expected 0 to {most}")

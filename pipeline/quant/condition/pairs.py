@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.quant.calibrate.statistics import Activation
-from pipeline.quant.condition.splitting import MULTIPLE, activation_errors
+from pipeline.quant.condition.splitting import activation_errors, count_copies
 from pipeline.vectors import FloatArray, IntArray
 
 FIRST_SHARE = 2 / 3
@@ -34,9 +34,9 @@ def energy_errors(observed: Activation, weights: Sequence[FloatArray]) -> FloatA
 def choose_pairs(errors: FloatArray, share: float) -> IntArray:
     """Return how often each channel appears, ``[channels]``: twice where most error is.
 
-    About ``share`` of the channels are added, a multiple of 32 (what tensor cores want).
+    There are no more pairs than channels.
     """
     copies = np.ones(len(errors), np.int64)
-    added = min(MULTIPLE * round(share * len(errors) / MULTIPLE), len(errors))
+    added = count_copies(len(errors), share)
     copies[np.argsort(-errors, kind="stable")[:added]] = 2
     return copies

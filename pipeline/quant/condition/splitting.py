@@ -22,7 +22,7 @@ from pipeline.graph.gemms import Gemm, GemmGroup
 from pipeline.quant.condition.smoothing import set_bias, set_weight
 from pipeline.vectors import FloatArray, IntArray
 
-MULTIPLE = 32
+_MULTIPLE = 32
 _ELEMENTWISE = {"Add", "Div", "Erf", "Gelu", "Identity", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"}
 
 
@@ -45,14 +45,18 @@ def activation_errors(magnitude: FloatArray, weights: Sequence[FloatArray]) -> F
     return result
 
 
+def count_copies(channels: int, share: float) -> int:
+    """Return how many to add: about ``share``, a multiple of 32 (what tensor cores want)."""
+    return _MULTIPLE * round(share * channels / _MULTIPLE)
+
+
 def choose_copies(errors: FloatArray, share: float) -> IntArray:
     """Return how often each channel appears, ``[channels]``.
 
-    About ``share`` of the channels are added, a multiple of 32 (what int8 tensor cores want), each
-    where it takes most: k staggered copies leave 1/k² of a channel's error.
+    Each is added where it takes most: k staggered copies leave 1/k² of a channel's error.
     """
     copies = np.ones(len(errors), np.int64)
-    for _ in range(MULTIPLE * round(share * len(errors) / MULTIPLE)):
+    for _ in range(count_copies(len(errors), share)):
         copies[np.argmax(errors * (1 / copies**2 - 1 / (copies + 1) ** 2))] += 1
     return copies
 
